@@ -1,0 +1,83 @@
+"""`cfpp`: the small commands beside the pipeline.
+
+cfpp profile NAME            merge profiles/NAME.yaml into params.yaml
+cfpp faces OUT               draw a contact sheet of the embedded faces
+cfpp restore OUT IN [IN ...] restore aligned faces with the trained models
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cfpp.config import ParamsError, load_params
+
+ERRORS = (ParamsError, FileNotFoundError, ValueError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="cfpp", description="CodeFormer++ pipelines")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    profile = commands.add_parser("profile", help="merge a profile into params.yaml")
+    profile.add_argument("name", help="name of a file in profiles/, or a path")
+    profile.set_defaults(run=_profile)
+
+    faces = commands.add_parser("faces", help="draw a contact sheet of the embedded faces")
+    faces.add_argument("out", type=Path, help="picture to write (.png or .jpg)")
+    faces.add_argument("--rows", type=int, default=5, help="shots of one identity")
+    faces.add_argument("--columns", type=int, default=8, help="identities")
+    faces.add_argument("--size", type=int, default=192, help="side of one face, pixels")
+    faces.add_argument("--seed", type=int, default=0)
+    faces.set_defaults(run=_faces)
+
+    restore = commands.add_parser("restore", help="restore aligned faces with models/")
+    restore.add_argument("out", type=Path, help="folder to write to")
+    restore.add_argument("inputs", type=Path, nargs="+", help="aligned face pictures")
+    restore.add_argument("--models", type=Path, default=Path("models"), help="folder of prior, dam and tgrn")
+    restore.set_defaults(run=_restore)
+
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        options.run(options)
+    except ERRORS as error:
+        print(f"cfpp {options.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from cfpp.profiles import apply_profile
+
+    path = Path(options.name) if options.name.endswith(".yaml") else Path("profiles") / f"{options.name}.yaml"
+    load_params()  # a broken params.yaml is reported as such, not as the profile's fault
+    for key in apply_profile(path, Path("params.yaml")):
+        print(f"changed {key}")
+
+
+def _faces(options: argparse.Namespace) -> None:
+    from cfpp.data.pictures import save
+    from cfpp.data.procedural.sheet import contact_sheet
+
+    save(options.out, contact_sheet(options.seed, options.rows, options.columns, options.size))
+
+
+def _restore(options: argparse.Namespace) -> None:
+    import numpy as np
+    from tqdm import tqdm
+
+    from cfpp.data.pictures import decode, encode_png
+    from cfpp.restore import Restorer
+
+    restorer = Restorer.load(options.models)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for path in tqdm(options.inputs, unit="face"):
+        restored = restorer.restore(np.stack([decode(path.read_bytes())]))[0]
+        (options.out / f"{path.stem}.png").write_bytes(encode_png(restored))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of facts, faces and weights beside the repository ($CFPP_SHARED names another)."""
+    folder = Path(os.environ.get("CFPP_SHARED", REPOSITORY.parent / "shared"))
+    if not (folder / "codeformer").is_dir():
+        pytest.skip(f"{folder} is missing: the reference data is not part of the repository; name it in CFPP_SHARED")
+    return folder

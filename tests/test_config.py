@@ -1,0 +1,123 @@
+import copy
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from cfpp.config import ParamsError, load_params, parse_params, to_dict
+from cfpp.profiles import apply_profile
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PARAMS = REPOSITORY / "params.yaml"
+PROFILES = sorted((REPOSITORY / "profiles").glob("*.yaml"))
+
+
+@pytest.fixture
+def tree() -> dict:
+    return copy.deepcopy(YAML(typ="safe").load(PARAMS.read_text()))
+
+
+def leaves(tree: dict, where: str = "") -> list[str]:
+    dotted = [(f"{where}.{key}" if where else key, value) for key, value in tree.items()]
+    return [leaf for key, value in dotted for leaf in (leaves(value, key) if isinstance(value, dict) else [key])]
+
+
+def change(tree: dict, dotted: str, value: object) -> dict:
+    *path, last = dotted.split(".")
+    section = tree
+    for key in path:
+        section[key] = dict(section[key])
+        section = section[key]
+    section[last] = value
+    return tree
+
+
+def test_params_yaml_round_trips_through_the_typed_sections(tree: dict) -> None:
+    assert to_dict(parse_params(tree)) == tree
+
+
+def test_sections_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        load_params(PARAMS).run.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("where", ["", "run.", "train_tgrn.", "prior.fusion.train.", "degradation.large."])
+def test_unknown_key_is_named(tree: dict, where: str) -> None:
+    with pytest.raises(ParamsError, match=f"unknown key {where}lerning_rate"):
+        parse_params(change(tree, f"{where}lerning_rate", 1))
+
+
+def test_every_missing_or_ill_typed_key_is_named(tree: dict) -> None:
+    for dotted in leaves(tree):
+        with pytest.raises(ParamsError, match=dotted.replace(".", r"\.")):
+            parse_params(change(copy.deepcopy(tree), dotted, {"not": "a value"}))
+        broken = change(copy.deepcopy(tree), dotted, None)
+        *path, last = dotted.split(".")
+        section = broken
+        for key in path:
+            section = section[key]
+        del section[last]
+        with pytest.raises(ParamsError, match=f"missing key {dotted}"):
+            parse_params(broken)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("run.size", 100),
+        ("run.seed", True),
+        ("data.test_fraction", 1.5),
+        ("data.source", "s3"),
+        ("prior.network.width", 48),
+        ("train_tgrn.negatives", ["hq"]),
+        ("train_dam.train.batch_size", 0),
+        ("degradation.large.sigma", [3.0, 1.0]),
+        ("degradation.large.sigma", [1.0, 2.0, 3.0]),
+    ],
+)
+def test_a_value_out_of_range_is_refused(tree: dict, key: str, value: object) -> None:
+    with pytest.raises(ParamsError, match=key.split(".")[-1]):
+        parse_params(change(tree, key, value))
+
+
+def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text().replace("learning_rate: 5.0e-4", "learning_rate: 5e-4"))
+    assert load_params(path).train_dam.train.learning_rate == 5e-4
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="run from the project folder"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+def test_every_profile_applies_and_keeps_the_comments(profile: Path, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text())
+    changed = apply_profile(profile, path)
+    overrides = YAML(typ="safe").load(profile.read_text())
+    result = to_dict(load_params(path))
+    for dotted in leaves(overrides):
+        expected, found = overrides, result
+        for key in dotted.split("."):
+            expected, found = expected[key], found[key]
+        assert found == expected, dotted
+    assert changed
+    assert set(changed) <= set(leaves(overrides))
+    assert path.read_text().count("#") == PARAMS.read_text().count("#")
+    assert apply_profile(profile, path) == []
+
+
+def test_a_profile_with_an_unknown_key_changes_nothing(tmp_path: Path) -> None:
+    path, profile = tmp_path / "params.yaml", tmp_path / "mine.yaml"
+    path.write_text(PARAMS.read_text())
+    profile.write_text("run: {seed: 7, sied: 3}")
+    with pytest.raises(ParamsError, match=r"run\.sied"):
+        apply_profile(profile, path)
+    assert path.read_text() == PARAMS.read_text()
+
+
+def test_a_profile_that_does_not_exist_lists_those_that_do(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="faces128, ffhq512"):
+        apply_profile(REPOSITORY / "profiles" / "nothing.yaml", PARAMS)
