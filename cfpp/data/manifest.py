@@ -1,0 +1,165 @@
+"""What a stage has written: one row per shard, one row per quarantined face."""
+
+import dataclasses
+import hashlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from cfpp.data.shards import DataError, file_sha256, shard_name
+
+SPLITS = ("train", "val", "test")
+MANIFEST_FILE = "manifest.parquet"
+QUARANTINE_FILE = "quarantine.parquet"
+
+
+class AccountingError(DataError):
+    """Keys in are not keys out plus keys quarantined, or too many are quarantined."""
+
+
+@dataclass(frozen=True, order=True)
+class ShardRow:
+    """One shard. `count` keys are in the tar, `quarantined` more were planned for it and refused."""
+
+    split: str
+    shard: int
+    count: int
+    bytes: int
+    sha256: str
+    input_sha256: str
+    config_hash: str
+    quarantined: int
+
+
+@dataclass(frozen=True, order=True)
+class QuarantineRow:
+    """One refused face and why."""
+
+    split: str
+    shard: int
+    key: str
+    source: str
+    reason: str
+
+
+@dataclass
+class Manifest:
+    """The rows of one stage folder."""
+
+    shards: dict[tuple[str, int], ShardRow] = field(default_factory=dict)
+    quarantine: dict[tuple[str, int], tuple[QuarantineRow, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """Read a stage folder; a folder without a manifest gives an empty one."""
+        rows = [ShardRow(**row) for row in _read(folder / MANIFEST_FILE)]
+        refused: dict[tuple[str, int], tuple[QuarantineRow, ...]] = {}
+        for entry in _read(folder / QUARANTINE_FILE):
+            row = QuarantineRow(**entry)
+            refused[row.split, row.shard] = (*refused.get((row.split, row.shard), ()), row)
+        return cls({(row.split, row.shard): row for row in rows}, refused)
+
+    def save(self, folder: Path) -> None:
+        """Write both tables, each whole or not at all; the same rows give the same bytes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        refused = [row for rows in self.quarantine.values() for row in rows]
+        # Quarantine first: a row in the manifest must never lack its reasons.
+        _write(folder / QUARANTINE_FILE, QuarantineRow, sorted(refused))
+        _write(folder / MANIFEST_FILE, ShardRow, sorted(self.shards.values()))
+
+    def put(self, row: ShardRow, refused: Iterable[QuarantineRow]) -> None:
+        """Add or replace one shard and its refused faces."""
+        place = (row.split, row.shard)
+        self.shards[place] = row
+        self.quarantine.pop(place, None)
+        if rows := tuple(sorted(refused)):
+            self.quarantine[place] = rows
+
+    def drop(self, split: str, shard: int) -> None:
+        """Forget one shard."""
+        self.shards.pop((split, shard), None)
+        self.quarantine.pop((split, shard), None)
+
+    def rows(self, split: str) -> list[ShardRow]:
+        """The rows of a split, by shard number."""
+        return sorted(row for row in self.shards.values() if row.split == split)
+
+    def refused(self) -> list[QuarantineRow]:
+        """Every quarantined face."""
+        return sorted(row for rows in self.quarantine.values() for row in rows)
+
+    def holds(self, folder: Path, split: str, shard: int, input_sha256: str, config_hash: str) -> bool:
+        """Whether a shard is there, whole, and made from these inputs with this configuration."""
+        row = self.shards.get((split, shard))
+        if row is None or (row.input_sha256, row.config_hash) != (input_sha256, config_hash):
+            return False
+        path = shard_path(folder, split, shard)
+        return path.is_file() and path.stat().st_size == row.bytes and file_sha256(path) == row.sha256
+
+    def sha256(self) -> str:
+        """Identity of the data: a hash over the shards' places and sha256s."""
+        lines = [f"{row.split}/{row.shard} {row.sha256}\n" for row in sorted(self.shards.values())]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def shard_path(folder: Path, split: str, shard: int) -> Path:
+    """Where a shard of a stage folder lies."""
+    return folder / split / shard_name(shard)
+
+
+def check_accounting(planned: Collection[str], written: Collection[str], refused: Collection[str]) -> None:
+    """Keys in = keys out + keys quarantined, each once.
+
+    Raises:
+        AccountingError: naming the first keys that are lost, invented or counted twice.
+    """
+    accounted = sorted([*written, *refused])
+    if accounted == sorted(planned):
+        return
+    lost = sorted(set(planned) - set(accounted))
+    new = sorted(set(accounted) - set(planned))
+    twice = sorted({a for a, b in pairwise(accounted) if a == b})
+    raise AccountingError(
+        f"{len(planned)} keys in, {len(written)} out and {len(refused)} quarantined; "
+        f"lost {lost[:3]}, invented {new[:3]}, twice {twice[:3]}"
+    )
+
+
+def check_quarantine(manifest: Manifest, max_ratio: float) -> None:
+    """Fail when too large a share of the faces was refused.
+
+    Raises:
+        AccountingError: naming the first files and their reasons.
+    """
+    refused = manifest.refused()
+    total = sum(row.count + row.quarantined for row in manifest.shards.values())
+    if refused and len(refused) > max_ratio * total:
+        shown = "; ".join(f"{row.source}: {row.reason}" for row in refused[:5])
+        more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise AccountingError(
+            f"{len(refused)} of {total} faces are quarantined, more than "
+            f"data.max_quarantine_ratio {max_ratio} allows: {shown}{more}"
+        )
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as parquet
+
+    return list(parquet.read_table(path).to_pylist()) if path.exists() else []
+
+
+def _write(path: Path, kind: type, rows: list[Any]) -> None:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    schema = pyarrow.schema(
+        [
+            (item.name, pyarrow.int64() if item.type is int else pyarrow.string())
+            for item in dataclasses.fields(kind)
+        ]
+    )
+    partial = path.with_name(path.name + ".tmp")
+    parquet.write_table(pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema), partial)
+    partial.replace(path)

@@ -1,0 +1,146 @@
+"""Pictures (uint8 [H, W, 3] RGB), their bytes, and their tensors (float32 [B, 3, H, W] in [-1, 1])."""
+
+import io
+import warnings
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+Picture = NDArray[np.uint8]
+
+PNG_COMPRESSION = 3
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
+
+
+class PictureError(ValueError):
+    """Bytes that are not a usable picture; the message says why."""
+
+
+def decode(data: bytes) -> Picture:
+    """Decode a member of a shard.
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+
+    Raises:
+        PictureError: the bytes are not an 8-bit picture.
+    """
+    return np.ascontiguousarray(_decode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def decode_grey(data: bytes) -> Picture:
+    """Decode a grey member, a mask: uint8 [H, W].
+
+    Raises:
+        PictureError: the bytes are not an 8-bit picture.
+    """
+    return _decode(data, cv2.IMREAD_GRAYSCALE)
+
+
+def encode_png(picture: Picture) -> bytes:
+    """PNG of uint8 [H, W, 3] RGB, or of uint8 [H, W] grey; the same pixels give the same bytes."""
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+        raise PictureError(f"expected uint8 [H, W, 3] or [H, W], found {picture.dtype} {picture.shape}")
+    pixels = picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., ::-1])
+    done, buffer = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])
+    if not done:
+        raise PictureError(f"PNG encoding failed for a picture of shape {picture.shape}")
+    return bytes(buffer)
+
+
+def decode_photo(data: bytes, *, min_side: int = 1, max_pixels: int = 100_000_000) -> Picture:
+    """Decode a photo from anywhere: JPEG, PNG, WebP, BMP, TIFF or PPM of any colour mode.
+
+    Turned upright by its EXIF orientation. Grey, palette and CMYK become RGB; 16 bits are scaled to
+    8, not clipped; transparency is laid over mid-grey, so that a cut-out does not get a black halo.
+    Colour profiles are not applied. Size is judged by the header, before any pixel is decoded.
+
+    Args:
+        min_side: pixels; a picture with a shorter side is refused.
+        max_pixels: a picture with more pixels is refused.
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+
+    Raises:
+        PictureError: empty, truncated, not a picture, too small or too large.
+    """
+    if not data:
+        raise PictureError("empty file")
+    try:
+        with warnings.catch_warnings():
+            # Our own max_pixels, checked right below, stands for Pillow's limit.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_size(image.size, min_side, max_pixels)
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                return _rgb(upright)
+    except PictureError:
+        raise
+    except UnidentifiedImageError:
+        raise PictureError("not a picture, whatever its name says") from None
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"too large: {error}") from None
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise PictureError(f"damaged or truncated: {error}") from None
+
+
+def resize_square(picture: Picture, size: int) -> Picture:
+    """Crop the central square and resize it to `size`: area averaging down, bicubic up."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = np.ascontiguousarray(picture[top : top + side, left : left + side])
+    if side == size:
+        return square
+    how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(square, (size, size), interpolation=how), dtype=np.uint8)
+
+
+def to_tensor(pictures: Picture) -> Tensor:
+    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def to_pictures(images: Tensor) -> Picture:
+    """float [B, 3, H, W] in [-1, 1] to uint8 [B, H, W, 3], clamped and rounded."""
+    pixels = ((images.detach().float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _decode(data: bytes, flag: int) -> Picture:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    if pixels is None:
+        raise PictureError(f"cannot decode {len(data)} bytes as a picture")
+    return np.asarray(pixels, dtype=np.uint8)
+
+
+def _check_size(size: tuple[int, int], min_side: int, max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise PictureError(f"too large: {width} x {height} is more than {max_pixels} pixels")
+    if min(width, height) < min_side:
+        raise PictureError(f"too small: {width} x {height} has a side under {min_side} pixels")
+
+
+def _rgb(image: Image.Image) -> Picture:
+    """8-bit RGB of any mode."""
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):  # 16-bit grey PNG and TIFF
+        deep: NDArray[Any] = np.asarray(image).astype(np.float64)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise PictureError("grey values beyond 16 bits have no known white point")
+        grey = np.rint(deep / 257.0).astype(np.uint8)
+        return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
+    if image.mode == "F":
+        raise PictureError("floating-point pixels have no known white point")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        cutout = image.convert("RGBA")
+        ground = Image.new("RGBA", cutout.size, (128, 128, 128, 255))
+        image = Image.alpha_composite(ground, cutout)
+    return np.array(image.convert("RGB"), dtype=np.uint8)

@@ -1,0 +1,142 @@
+"""Tar shards: written whole or not at all, byte-identical for the same samples, read by offset.
+
+A member's name is `{key}.{column}.{extension}`; keys hold no dots, so the key ends at the first one.
+"""
+
+import hashlib
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_CHUNK = 1 << 20
+
+
+class DataError(RuntimeError):
+    """The data cannot be used as it is; the message says why and what to do."""
+
+
+class ShardError(DataError):
+    """A shard is missing, damaged, or not what its manifest says."""
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A finished shard: number of keys, size in bytes, sha256 in hex."""
+
+    count: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a member's bytes lie in its tar."""
+
+    key: str
+    column: str
+    offset: int
+    size: int
+
+
+def shard_name(shard: int) -> str:
+    """File name of a shard number."""
+    return f"{shard:05d}.tar"
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> ShardFile:
+    """Write `path` through `path`.tmp, fsync and rename: what is at `path` is always whole.
+
+    Args:
+        samples: (key, {"hq.png": bytes, ...}), keys in strictly ascending order.
+
+    Raises:
+        ValueError: a key is ill-formed, repeated or out of order.
+    """
+    import webdataset  # imports torch and takes seconds
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    count, last = 0, ""
+    with partial.open("wb") as stream:
+        # With encoder=False bytes pass as they are; mtime=0 keeps the clock out of the file.
+        with webdataset.TarWriter(stream, encoder=False, mtime=0) as tar:
+            for key, members in samples:
+                if not KEY_PATTERN.fullmatch(key):
+                    raise ValueError(f"key {key!r}: expected letters, digits, _ and -, at most 80")
+                if key <= last:
+                    raise ValueError(f"key {key!r} after {last!r}: keys must ascend")
+                tar.write({"__key__": key, **members})
+                count, last = count + 1, key
+        stream.flush()
+        os.fsync(stream.fileno())
+    done = ShardFile(count, partial.stat().st_size, file_sha256(partial))
+    partial.replace(path)
+    return done
+
+
+def read_shard(path: Path, sha256: str | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield (key, {"hq.png": bytes, ...}) in file order.
+
+    Args:
+        sha256: what the manifest says; checked before anything is yielded.
+
+    Raises:
+        ShardError: the file is missing, is not a tar, or is not the one with that sha256.
+    """
+    if sha256 is not None and path.exists() and file_sha256(path) != sha256:
+        raise ShardError(f"{path}: its bytes are not those in the manifest; run its stage again")
+    key, sample = "", dict[str, bytes]()
+    with open_shard(path) as stream:
+        for member in scan_shard(path):
+            if member.key != key:
+                if sample:
+                    yield key, sample
+                key, sample = member.key, {}
+            sample[member.column] = os.pread(stream.fileno(), member.size, member.offset)
+    if sample:
+        yield key, sample
+
+
+def scan_shard(path: Path) -> Iterator[Member]:
+    """Yield the members of a tar in file order, reading headers only.
+
+    `Member.column` holds the extension: "hq.png", "0.lq.png".
+
+    Raises:
+        ShardError: the file is missing, truncated or not a tar.
+    """
+    with open_shard(path) as stream:
+        try:
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                for info in tar:
+                    key, _, column = info.name.partition(".")
+                    yield Member(key, column, info.offset_data, info.size)
+                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header it has seen
+        except tarfile.TarError as error:
+            raise ShardError(f"{path}: not a whole tar file: {error}") from None
+
+
+def open_shard(path: Path) -> BinaryIO:
+    """Open for `os.pread`, unbuffered.
+
+    Raises:
+        ShardError: there is no such file.
+    """
+    try:
+        return path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise ShardError(f"{path}: no such shard; run its stage") from None
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,171 @@
+"""The shard stage: photos of a folder, or procedural faces, as square clean faces in shards."""
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cfpp.config import DataParams, Params
+from cfpp.data import folder as folder_module
+from cfpp.data import pictures as pictures_module
+from cfpp.data import procedural
+from cfpp.data.fingerprint import fingerprint
+from cfpp.data.folder import Listing, list_faces, load_face
+from cfpp.data.pictures import PictureError, encode_png
+from cfpp.data.procedural.render import render
+from cfpp.data.shards import file_sha256
+from cfpp.data.split import FaceRef, plan_shards
+from cfpp.synthesis.shards_job import Made, Refused, ShardTask, reason_of
+
+log = logging.getLogger(__name__)
+
+UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class FaceTask(ShardTask):
+    """A shard of faces to read or render."""
+
+    faces: tuple[FaceRef, ...]
+
+
+@dataclass(frozen=True)
+class FaceSpec:
+    """Recipe of a `FaceWorker`. `folder` is "" for procedural faces."""
+
+    folder: str
+    size: int
+    seed: int
+    min_side: int
+    max_pixels: int
+
+    def build(self) -> "FaceWorker":
+        """Nothing to load."""
+        return FaceWorker(self)
+
+
+class FaceWorker:
+    """Makes `hq.png` and `meta.json` of each face."""
+
+    def __init__(self, spec: FaceSpec) -> None:
+        self.spec = spec
+
+    def keys(self, task: FaceTask) -> Sequence[str]:
+        """The keys of the plan."""
+        return [face.key for face in task.faces]
+
+    def process(self, task: FaceTask) -> Iterator[Made | Refused]:
+        """Each face made, or refused with its reason."""
+        for face in task.faces:
+            try:
+                yield Made(face.key, self._members(face))
+            except PictureError as error:
+                yield Refused(face.key, face.source, str(error))
+            except OSError as error:
+                yield Refused(face.key, face.source, f"cannot be read: {error.strerror}")
+            except Exception as error:  # one face must not cost the others theirs
+                yield Refused(face.key, face.source, reason_of(error))
+
+    def _members(self, face: FaceRef) -> dict[str, bytes]:
+        spec = self.spec
+        meta: dict[str, Any] = {"identity": face.identity, "source": face.source}
+        if spec.folder:
+            picture = load_face(
+                Path(spec.folder),
+                face.source,
+                size=spec.size,
+                min_side=spec.min_side,
+                max_pixels=spec.max_pixels,
+            )
+        else:
+            _, identity, shot = face.source.split("/")
+            rendered = render(spec.seed, int(identity), int(shot), spec.size)
+            picture = rendered.picture
+            meta["landmarks5"] = [[round(float(v), 3) for v in point] for point in rendered.landmarks5]
+            meta["landmarks68"] = [[round(float(v), 3) for v in point] for point in rendered.landmarks68]
+        return {"hq.png": encode_png(picture), "meta.json": json.dumps(meta, sort_keys=True).encode()}
+
+
+def list_source(params: DataParams) -> Listing:
+    """Every face that the source offers.
+
+    Raises:
+        FolderError: see `list_faces`.
+    """
+    if params.source == "folder":
+        return list_faces(Path(params.folder), params.identity_pattern)
+    faces = (
+        FaceRef(f"p{identity:05d}s{shot:02d}", f"p{identity:05d}", f"procedural/{identity}/{shot}")
+        for identity in range(params.identities)
+        for shot in range(params.shots)
+    )
+    return Listing(tuple(faces), ())
+
+
+def plan_faces(params: Params, listing: Listing) -> list[FaceTask]:
+    """The shards of the shard stage. Files are read once, for their sha256.
+
+    Raises:
+        DataError: see `plan_shards`.
+    """
+    plan = plan_shards(
+        listing.faces,
+        val_fraction=params.data.val_fraction,
+        test_fraction=params.data.test_fraction,
+        shard_size=params.data.shard_size,
+    )
+    content = _contents(params.data, listing)
+    tasks = []
+    for (split, shard), faces in plan.items():
+        lines = [json.dumps([face.key, face.identity, face.source, content[face.source]]) for face in faces]
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        tasks.append(FaceTask(split, shard, digest, faces))
+    return tasks
+
+
+def face_spec(params: Params) -> FaceSpec:
+    """The worker's recipe for these params."""
+    return FaceSpec(
+        folder=str(Path(params.data.folder).resolve()) if params.data.source == "folder" else "",
+        size=params.run.size,
+        seed=params.run.seed,
+        min_side=params.data.min_side,
+        max_pixels=params.data.max_pixels,
+    )
+
+
+def face_config_hash(params: Params) -> str:
+    """Identity of what decides a face's bytes, beside its input."""
+    code = [pictures_module, sys.modules[__name__]]
+    if params.data.source == "folder":
+        parts = {
+            "size": params.run.size,
+            "min_side": params.data.min_side,
+            "max_pixels": params.data.max_pixels,
+        }
+        return fingerprint("folder", parts, code=[folder_module, *code])
+    return fingerprint("procedural", params.run, code=[procedural, *code])
+
+
+def _contents(params: DataParams, listing: Listing) -> dict[str, str]:
+    """sha256 of each file by source; for a procedural face its source says everything."""
+    if params.source != "folder":
+        return {face.source: "" for face in listing.faces}
+    from tqdm import tqdm
+
+    sources = [face.source for face in listing.faces]
+    with ThreadPoolExecutor(max_workers=8) as threads:
+        hashes = threads.map(lambda source: _content(Path(params.folder) / source), sources)
+        return dict(zip(sources, tqdm(hashes, total=len(sources), unit="file", desc="hashing"), strict=True))
+
+
+def _content(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError:
+        return UNREADABLE  # the worker will refuse it and say why

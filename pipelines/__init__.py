@@ -1,0 +1,28 @@
+"""What is run: one thin module per DVC stage or job, `python -m pipelines.<stage>`.
+
+The environment is settled here, once, before Ray, MLflow or git wrappers can be imported: no usage
+statistics leave the machine, and the libraries' advice about themselves stays out of the stages' output.
+A value that the user has set wins.
+"""
+
+import os
+
+_ENVIRONMENT = {
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # one point is the mean of five samples, so a stage of hours does not swamp the store
+    "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "2",
+    "MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING": "5",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # torch takes long to import on a small machine; Ray's own limit is 60
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)

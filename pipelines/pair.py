@@ -1,0 +1,50 @@
+"""Warp I_G onto I_F with the DAM, and make the anchor-positives: data/pairs.
+
+python -m pipelines.pair
+"""
+
+import logging
+from pathlib import Path
+
+from cfpp.config import Params, ParamsError, load_params
+from cfpp.data.shards import DataError
+from cfpp.models.weights import WeightsError
+from cfpp.synthesis.pairs import MASK_KIND, pair_config_hash, pair_spec
+from cfpp.synthesis.restored import plan_from
+from cfpp.synthesis.shards_job import JobReport, process_shards
+from pipelines.session import stage_session
+
+RESTORED = Path("data/restored")
+PAIRS = Path("data/pairs")
+DAM = Path("models/dam")
+REPORT = Path("reports/pair.json")
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        params = load_params()
+        with stage_session("pair", params, ray=True) as session:
+            report = pair(params, session.root)
+            report.save(session.root / REPORT, {"mask": MASK_KIND})
+            session.log_metrics(report.speed())
+            session.log_artifact(session.root / REPORT)
+    except (ParamsError, DataError, WeightsError) as error:
+        raise SystemExit(f"pair: {error}") from error
+
+
+def pair(params: Params, root: Path) -> JobReport:
+    """Bring `root`/data/pairs up to date; Ray must run."""
+    return process_shards(
+        plan_from(root / RESTORED),
+        pair_spec(params, root / DAM),
+        root / PAIRS,
+        config_hash=pair_config_hash(params, root / DAM),
+        workers=params.pair.workers,
+        use_gpu=params.pair.use_gpu,
+        max_quarantine_ratio=params.data.max_quarantine_ratio,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Faces of a folder, or procedural ones, into shards of square clean faces: data/shards.
+
+python -m pipelines.shard
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from cfpp.config import Params, ParamsError, load_params
+from cfpp.data.shards import DataError
+from cfpp.synthesis.faces import face_config_hash, face_spec, list_source, plan_faces
+from cfpp.synthesis.shards_job import JobReport, process_shards
+from pipelines.session import stage_session
+
+log = logging.getLogger("pipelines.shard")
+
+SHARDS = Path("data/shards")
+REPORT = Path("reports/shard.json")
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        params = load_params()
+        with stage_session("shard", params, ray=True) as session:
+            report, facts = shard(params, session.root)
+            report.save(session.root / REPORT, facts)
+            session.log_metrics(report.speed() | {"faces_listed": facts["listed"]})
+            session.log_artifact(session.root / REPORT)
+    except (ParamsError, DataError) as error:
+        raise SystemExit(f"shard: {error}") from error
+
+
+def shard(params: Params, root: Path) -> tuple[JobReport, dict[str, Any]]:
+    """Bring `root`/data/shards up to date; Ray must run.
+
+    Returns:
+        What was done, and facts of the listing for the report.
+    """
+    listing = list_source(params.data)
+    if listing.ignored:
+        shown = ", ".join(listing.ignored[:5])
+        log.warning("%d files are no pictures and ignored, such as %s", len(listing.ignored), shown)
+    report = process_shards(
+        plan_faces(params, listing),
+        face_spec(params),
+        root / SHARDS,
+        config_hash=face_config_hash(params),
+        workers=params.data.workers,
+        max_quarantine_ratio=params.data.max_quarantine_ratio,
+    )
+    for row in report.manifest.refused()[:20]:
+        log.warning("quarantined %s: %s", row.source, row.reason)
+    people = {face.identity for face in listing.faces}
+    return report, {"listed": len(listing.faces), "ignored": len(listing.ignored), "identities": len(people)}
+
+
+if __name__ == "__main__":
+    main()

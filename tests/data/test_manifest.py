@@ -1,0 +1,98 @@
+"""Manifests say what is there, byte-identically, and the books balance."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cfpp.data import draws, split
+from cfpp.data.fingerprint import fingerprint
+from cfpp.data.manifest import (
+    AccountingError,
+    Manifest,
+    QuarantineRow,
+    ShardRow,
+    check_accounting,
+    shard_path,
+)
+from cfpp.data.shards import write_shard
+
+
+def stage(folder: Path) -> Manifest:
+    manifest = Manifest()
+    for name, shard in (("train", 1), ("train", 0), ("test", 0)):
+        path = shard_path(folder, name, shard)
+        file = write_shard(path, [(f"k{shard}", {"hq.png": name.encode()})])
+        row = ShardRow(name, shard, file.count, file.bytes, file.sha256, "in", "config", 1)
+        manifest.put(row, [QuarantineRow(name, shard, "bad", "bad.jpg", "truncated")])
+    return manifest
+
+
+def test_round_trip_and_identical_bytes(tmp_path: Path) -> None:
+    manifest = stage(tmp_path)
+    manifest.save(tmp_path)
+    loaded = Manifest.load(tmp_path)
+    assert loaded == manifest
+    loaded.save(tmp_path / "again")
+    for name in ("manifest.parquet", "quarantine.parquet"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert Manifest.load(tmp_path / "nowhere") == Manifest()
+    assert [row.shard for row in loaded.rows("train")] == [0, 1]
+
+
+def test_a_shard_holds_only_as_it_was_made(tmp_path: Path) -> None:
+    manifest = stage(tmp_path)
+    assert manifest.holds(tmp_path, "train", 0, "in", "config")
+    assert not manifest.holds(tmp_path, "train", 0, "other", "config")
+    assert not manifest.holds(tmp_path, "train", 0, "in", "other")
+    assert not manifest.holds(tmp_path, "train", 7, "in", "config")
+    path = shard_path(tmp_path, "train", 0)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # the same size, other bytes
+    path.write_bytes(data)
+    assert not manifest.holds(tmp_path, "train", 0, "in", "config")
+    shard_path(tmp_path, "train", 1).unlink()
+    assert not manifest.holds(tmp_path, "train", 1, "in", "config")
+
+
+def test_the_identity_of_the_data_is_its_shards(tmp_path: Path) -> None:
+    manifest = stage(tmp_path)
+    before = manifest.sha256()
+    row = manifest.shards["train", 0]
+    manifest.put(replace(row, config_hash="other"), [])
+    assert manifest.sha256() == before
+    manifest.put(replace(row, sha256="0" * 64), [])
+    assert manifest.sha256() != before
+
+
+keys = st.sets(st.integers(0, 50).map(str))
+
+
+@given(keys, keys, keys)
+def test_accounting_holds_exactly_when_nothing_is_lost_or_invented(
+    planned: set[str], written: set[str], refused: set[str]
+) -> None:
+    balanced = planned == written | refused and not written & refused
+    if balanced:
+        check_accounting(planned, written, refused)
+    else:
+        with pytest.raises(AccountingError):
+            check_accounting(planned, written, refused)
+    check_accounting(planned, planned, [])
+    check_accounting(planned, planned - refused, planned & refused)
+
+
+def test_fingerprint_sees_meaning_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = fingerprint({"a": 1}, "x", code=[draws])
+    assert plain == fingerprint({"a": 1}, "x", code=[draws])
+    assert plain != fingerprint({"a": 2}, "x", code=[draws])
+    assert plain != fingerprint({"a": 1}, "x", code=[split])
+    copy = tmp_path / "draws.py"
+    source = Path(draws.__file__).read_text()
+    monkeypatch.setattr("inspect.getsourcefile", lambda _: str(copy))
+    copy.write_text("# a comment\n" + source.replace('"""A uniform number', '"""Some uniform number'))
+    assert fingerprint({"a": 1}, "x", code=[draws]) == plain
+    copy.write_text(source.replace("2**53", "2**52"))
+    assert fingerprint({"a": 1}, "x", code=[draws]) != plain
