@@ -52,9 +52,7 @@ class DataParams:
             "be below 1",
             self.val_fraction + self.test_fraction,
         )
-        _require(
-            self.source != "folder" or bool(self.folder), "data.folder", "name a folder", self.folder
-        )
+        _require(self.source != "folder" or bool(self.folder), "data.folder", "name a folder", self.folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +70,7 @@ class DegradationRange:
             _require(0 <= low <= high, f"degradation.*.{name}", "be [low, high], low >= 0", (low, high))
         _require(self.sigma[0] > 0, "degradation.*.sigma", "be above 0", self.sigma)
         _require(self.downsample[0] >= 1, "degradation.*.downsample", "be 1 or more", self.downsample)
-        _require(
-            1 <= self.jpeg[0] and self.jpeg[1] <= 100, "degradation.*.jpeg", "be in 1..100", self.jpeg
-        )
+        _require(self.jpeg[0] >= 1 and self.jpeg[1] <= 100, "degradation.*.jpeg", "be in 1..100", self.jpeg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,7 +351,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if items[-1] is not ... and len(value) != len(items):
             raise ParamsError(f"{where}: expected {len(items)} values, found {len(value)}")
         hints = [items[0]] * len(value) if items[-1] is ... else list(items)
-        return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
+        return tuple(
+            _convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True))
+        )
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:

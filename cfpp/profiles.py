@@ -5,7 +5,6 @@ A profile is a partial params.yaml. Applying one edits params.yaml in place, com
 """
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def apply_profile(profile: Path, params: Path) -> list[str]:
         raise ParamsError(f"{profile}: {error}") from None
     partial = params.with_suffix(".yaml.tmp")
     partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, params)
+    partial.replace(params)
     return changed
 
 

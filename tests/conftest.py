@@ -13,5 +13,5 @@ def shared() -> Path:
     """The folder of facts, faces and weights beside the repository ($CFPP_SHARED names another)."""
     folder = Path(os.environ.get("CFPP_SHARED", REPOSITORY.parent / "shared"))
     if not (folder / "codeformer").is_dir():
-        pytest.skip(f"{folder} is missing: the reference data is not part of the repository; name it in CFPP_SHARED")
+        pytest.skip(f"{folder} is missing: reference data is not part of the repository; see CFPP_SHARED")
     return folder

@@ -18,8 +18,11 @@ def tree() -> dict:
 
 
 def leaves(tree: dict, where: str = "") -> list[str]:
-    dotted = [(f"{where}.{key}" if where else key, value) for key, value in tree.items()]
-    return [leaf for key, value in dotted for leaf in (leaves(value, key) if isinstance(value, dict) else [key])]
+    found = []
+    for key, value in tree.items():
+        dotted = f"{where}.{key}" if where else key
+        found += leaves(value, dotted) if isinstance(value, dict) else [dotted]
+    return found
 
 
 def change(tree: dict, dotted: str, value: object) -> dict:

@@ -33,15 +33,26 @@ def test_every_stage_names_files_and_params_that_exist() -> None:
     yaml = YAML(typ="safe")
     stages = yaml.load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     params = yaml.load((REPOSITORY / "params.yaml").read_text())
-    outs = {name for stage in stages.values() for out in stage["outs"] for name in ([out] if isinstance(out, str) else out)}
-    metrics = {name for stage in stages.values() for metric in stage.get("metrics", []) for name in metric}
+    made = [out for stage in stages.values() for out in stage["outs"] + stage.get("metrics", [])]
+    names = {name for out in made for name in ([out] if isinstance(out, str) else out)}
     for name, stage in stages.items():
         assert stage["cmd"] == f"python -m pipelines.{name}"
         assert set(stage["params"]) <= set(params)
         for dependency in stage["deps"]:
-            assert dependency in outs | metrics or (REPOSITORY / dependency).exists(), dependency
+            assert dependency in names or (REPOSITORY / dependency).exists(), dependency
 
 
 def test_importing_the_library_starts_nothing_and_stays_light() -> None:
-    code = "import sys, cfpp.cli, cfpp.config; sys.exit(bool({'ray', 'mlflow', 'dvc', 'torch'} & set(sys.modules)))"
+    heavy = "{'ray', 'mlflow', 'dvc', 'torch'}"
+    code = f"import sys, cfpp.cli, cfpp.config; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_ray_accepts_the_cluster_file() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    cluster = YAML(typ="safe").load((REPOSITORY / "ray_cluster.yaml").read_text())
+    validate_config(prepare_config(cluster))
+    assert cluster["available_node_types"][cluster["head_node_type"]]["resources"]["CPU"] == 0
+    with pytest.raises(Exception, match="not_a_key"):
+        validate_config(prepare_config(cluster | {"not_a_key": 1}))

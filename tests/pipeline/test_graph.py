@@ -1,0 +1,129 @@
+"""The whole graph, for real: dvc, Ray, MLflow, every stage, at the smallest size."""
+
+import csv
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cfpp.profiles import apply_profile
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALLEST = Path(__file__).with_name("smallest.yaml")
+STAGES = ["shard", "prior", "synthesize", "train_dam", "pair", "train_tgrn", "evaluate", "register"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1500)]
+
+
+class Project:
+    """A copy of the repository's files with a git history of its own, in which the graph runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listing, cwd=REPOSITORY, capture_output=True, check=True, text=True).stdout
+        for name in filter(None, names.split("\0")):
+            if (REPOSITORY / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(REPOSITORY / name, folder / name)
+        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "Start"]):
+            subprocess.run(["git", *command], cwd=folder, check=True)
+
+    def repro(self) -> list[str]:
+        """Run `dvc repro`; returns the stages that ran."""
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder),
+        }
+        run = subprocess.run(
+            ["dvc", "repro"], cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, (run.stdout + run.stderr)[-6000:]
+        return [line.split("'")[1] for line in run.stdout.splitlines() if line.startswith("Running stage")]
+
+    def json(self, name: str) -> dict:
+        loaded: dict = json.loads((self.folder / name).read_text())
+        return loaded
+
+    def sql(self, query: str) -> list[tuple]:
+        with sqlite3.connect(self.folder / "mlflow.db") as connection:
+            return connection.execute(query).fetchall()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("project"))
+    apply_profile(SMALLEST, project.folder / "params.yaml")
+    assert project.repro() == STAGES
+    return project
+
+
+def test_every_face_is_accounted_for_in_every_stage(project: Project) -> None:
+    for stage in ("shards", "restored", "pairs"):
+        rows = pq.read_table(project.folder / "data" / stage / "manifest.parquet").to_pylist()
+        assert sum(row["count"] + row["quarantined"] for row in rows) == 24 * 2
+        assert {row["split"] for row in rows} == {"train", "val", "test"}
+
+
+def test_no_identity_is_in_two_splits(project: Project) -> None:
+    from cfpp.data.samples import SampleStore
+
+    identities = {}
+    for split in ("train", "val", "test"):
+        store = SampleStore(project.folder, split, ("hq",))
+        identities[split] = {store[i].identity for i in range(len(store))}
+        assert identities[split]
+    assert not identities["train"] & identities["test"]
+    assert not identities["train"] & identities["val"]
+    assert not identities["val"] & identities["test"]
+
+
+def test_the_table_holds_every_picture_with_its_interval(project: Project) -> None:
+    metrics = project.json("reports/metrics.json")
+    text = json.dumps(metrics)
+    for picture in ("lq", "id", "gp", "warp", "ap", "out"):
+        assert f'"{picture}"' in text
+    report = (project.folder / "reports" / "report.html").read_text()
+    assert "<img" in report
+    assert 'src="http' not in report
+    with (project.folder / "reports" / "per_image.csv").open() as file:
+        assert len(list(csv.DictReader(file))) > 0
+
+
+def test_one_parent_run_holds_a_nested_run_per_stage(project: Project) -> None:
+    parents = project.sql("select distinct value from tags where key = 'mlflow.parentRunId'")
+    assert len(parents) >= 1
+    statuses = dict(project.sql("select name, status from runs"))
+    for stage in STAGES:
+        assert statuses.get(stage) == "FINISHED", statuses
+
+
+def test_the_challenger_is_registered(project: Project) -> None:
+    registered = project.json("reports/registered.json")
+    aliases = project.sql("select name, alias, version from registered_model_aliases")
+    assert ("codeformer-plus-plus", "challenger", int(registered["version"])) in [
+        (name, alias, int(version)) for name, alias, version in aliases
+    ]
+
+
+def test_again_with_nothing_changed_no_stage_runs(project: Project) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*.tar")}
+    started = time.monotonic()
+    assert project.repro() == []
+    assert time.monotonic() - started < 30
+    assert {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*.tar")} == before
+
+
+def test_one_knob_of_train_tgrn_redoes_it_and_what_follows(project: Project) -> None:
+    params = project.folder / "params.yaml"
+    params.write_text(params.read_text().replace("metric_margin: 0.05", "metric_margin: 0.06"))
+    assert project.repro() == STAGES[STAGES.index("train_tgrn") :]
+    assert int(project.json("reports/registered.json")["version"]) == 2
