@@ -1,0 +1,140 @@
+"""One MLflow model of the three trained ones: weights, the code that runs them, and exact requirements.
+
+The package loads where this project is not installed. Its code and its requirements are read off the import
+statements that start at `cfpp.restore`, so neither list can fall behind.
+"""
+
+import ast
+import importlib.metadata
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cfpp
+from cfpp.restore import PARTS
+
+_ENTRY = "cfpp.restore"
+_MODEL_CODE = Path(__file__).with_name("restorer_model.py")
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a module needs to run: modules of this project, and other installed top-level modules."""
+
+    own: frozenset[str]
+    foreign: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in the model registry."""
+
+    name: str
+    version: str
+    model_id: str
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+def needed_code(entry: str = _ENTRY) -> Code:
+    """Modules reached by import statements from `entry`, those inside functions included."""
+    own: set[str] = set()
+    foreign: set[str] = set()
+    waiting = [entry]
+    while waiting:
+        name = waiting.pop()
+        parts = name.split(".")
+        if parts[0] != "cfpp":
+            foreign.add(parts[0])
+            continue
+        waiting += [parent for i in range(1, len(parts)) if (parent := ".".join(parts[:i])) not in own]
+        path = _source(name)
+        if path is None or name in own:  # `from module import thing`: the thing is no module
+            continue
+        own.add(name)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                waiting += [node.module]
+                if node.module.startswith("cfpp"):
+                    waiting += [f"{node.module}.{alias.name}" for alias in node.names]
+    return Code(frozenset(own), frozenset(foreign))
+
+
+def copy_code(code: Code, folder: Path) -> Path:
+    """Copy the own modules of `code` into `folder`; returns the package there, for `code_paths`."""
+    root = Path(cfpp.__file__).parents[1]
+    for name in sorted(code.own):
+        source = _source(name)
+        assert source is not None
+        target = folder / source.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    return folder / "cfpp"
+
+
+def requirements(code: Code) -> list[str]:
+    """Exact pins, as installed here, of what `code` imports, and MLflow to load it."""
+    distributions = importlib.metadata.packages_distributions()
+    names = {distributions[module][0] for module in code.foreign if module in distributions} | {"mlflow"}
+    # a local build such as 2.9.0+cpu is in no index
+    return sorted(f"{name.lower()}=={importlib.metadata.version(name).split('+')[0]}" for name in names)
+
+
+def log_package(models: Path, tags: Mapping[str, str]) -> Any:
+    """Log the restorer of `models` (prior/, dam/, tgrn/) in MLflow's active run.
+
+    Returns:
+        MLflow's ModelInfo.
+    """
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    faces = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))])
+    code = needed_code()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # the signature is given, and running the model here once more would prove nothing
+        warnings.filterwarnings("ignore", message=".*input example was not provided.*")
+        return mlflow.pyfunc.log_model(
+            name="restorer",
+            python_model=str(_MODEL_CODE),
+            artifacts={part: str(models / part) for part in PARTS},
+            signature=ModelSignature(inputs=faces, outputs=faces),
+            pip_requirements=requirements(code),
+            code_paths=[str(copy_code(code, Path(folder)))],
+            tags=dict(tags),
+        )
+
+
+def register(model_info: Any, name: str, tags: Mapping[str, str]) -> Registered:
+    """Make a logged model the next version of `name`."""
+    import mlflow
+
+    version = mlflow.register_model(model_info.model_uri, name, tags=dict(tags))
+    return Registered(name, str(version.version), str(model_info.model_id))
+
+
+def load_package(uri: str) -> Any:
+    """MLflow's PyFuncModel at `uri`, e.g. models:/codeformer-plus-plus@challenger."""
+    import mlflow
+
+    return mlflow.pyfunc.load_model(uri)
+
+
+def _source(name: str) -> Path | None:
+    """File of a module of this project; None when `name` is no module. Nothing is executed."""
+    base = Path(cfpp.__file__).parents[1].joinpath(*name.split("."))
+    for path in (base / "__init__.py", base.with_suffix(".py")):
+        if path.is_file():
+            return path
+    return None

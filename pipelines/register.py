@@ -1,0 +1,124 @@
+"""Registers prior, DAM and TGRN as one version of the restorer, alias `challenger`.
+
+python -m pipelines.register
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cfpp.config import ParamsError, load_params
+from cfpp.data.samples import SampleStore
+from cfpp.data.shards import DataError
+from cfpp.evaluation.table import flat
+from cfpp.lineage import lineage
+from cfpp.models.weights import WeightsError
+from cfpp.registry.package import Registered, load_package, log_package, register
+from cfpp.restore import PARTS, Restorer
+from pipelines.session import Session, stage_session
+
+log = logging.getLogger("pipelines.register")
+
+ALIAS = "challenger"
+MODELS = Path("models")
+METRICS = Path("reports/metrics.json")
+REPORT = Path("reports/registered.json")
+CHECKED = 4  # pictures
+
+
+class RegisterError(RuntimeError):
+    """The package does not restore as the models do, or there is nothing to register."""
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        params = load_params()
+        with stage_session("register", params, ray=False) as session:
+            register_restorer(session)
+    except (ParamsError, DataError, WeightsError, RegisterError) as error:
+        raise SystemExit(f"register: {error}") from error
+
+
+def register_restorer(session: Session) -> dict[str, Any]:
+    """Package, register, verify; only then does the alias move. Returns what registered.json holds.
+
+    Raises:
+        RegisterError: the evaluation has not run, or the package restores differently.
+    """
+    from mlflow import MlflowClient
+
+    params, root = session.params, session.root
+    evaluation = read_evaluation(root / METRICS)
+    tags = lineage(params, root) | {"parent_run": session.parent_run_id, "stage_run": session.run_id}
+    tags |= {f"eval.{name}": f"{value:.6g}" for name, value in evaluation.items()}
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # as the package chooses
+    restorer = Restorer.load(root / MODELS, device)
+    registered = register(log_package(root / MODELS, tags), params.mlflow.model_name, tags)
+    client = MlflowClient()
+    try:
+        checked = verify(registered, restorer, held_out_pictures(root))
+    except Exception:
+        client.set_model_version_tag(registered.name, registered.version, "verified", "failed")
+        raise
+    client.set_model_version_tag(registered.name, registered.version, "verified", str(checked))
+    client.set_registered_model_alias(registered.name, ALIAS, registered.version)
+    record = {
+        "name": registered.name,
+        "version": registered.version,
+        "alias": ALIAS,
+        "model_uri": registered.uri,
+        "model_id": registered.model_id,
+        "run_id": session.run_id,
+        "parent_run_id": session.parent_run_id,
+        "verified_pictures": checked,
+        "size": restorer.size,
+        "parts": list(PARTS),
+        "tags": tags,
+    }
+    (root / REPORT).parent.mkdir(exist_ok=True)
+    (root / REPORT).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    session.log_artifact(root / REPORT)
+    session.log_metrics(evaluation)
+    log.info("%s version %s is the %s", registered.name, registered.version, ALIAS)
+    return record
+
+
+def read_evaluation(path: Path) -> dict[str, float]:
+    """Means by name, as `out.psnr`, of what could be computed.
+
+    Raises:
+        RegisterError: there is no evaluation.
+    """
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RegisterError(f"{path}: not found; run the evaluate stage first") from None
+    return {name: float(value) for name, value in flat(summary).items() if value is not None}
+
+
+def held_out_pictures(root: Path) -> np.ndarray:
+    """A few degraded faces of the test split, uint8 [B, S, S, 3]."""
+    store = SampleStore(root, "test", ("lq",))
+    return np.stack([store.pictures(index)["lq"] for index in range(min(CHECKED, len(store)))])
+
+
+def verify(registered: Registered, restorer: Restorer, pictures: np.ndarray) -> int:
+    """Load the version back and compare it bit by bit with `restorer`; returns the pictures compared.
+
+    Raises:
+        RegisterError: they differ.
+    """
+    expected = restorer.restore(pictures)
+    found = load_package(registered.uri).predict(pictures)
+    if not np.array_equal(expected, found):
+        raise RegisterError(f"{registered.uri} does not restore as {MODELS}/ does; the alias was not moved")
+    return len(pictures)
+
+
+if __name__ == "__main__":
+    main()

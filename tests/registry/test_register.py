@@ -1,0 +1,77 @@
+"""The register stage in a project of tiny models."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from tiny_models import SIZE, write_models
+
+from cfpp.config import load_params
+from pipelines import register
+from pipelines.session import stage_session
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Models and an evaluation, but no shards: the pictures to check come from a generator."""
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    write_models(tmp_path / "models")
+    (tmp_path / "reports").mkdir()
+    figures = {"psnr": {"mean": 24.125, "low": 24.0, "high": 24.5}, "lpips": {"mean": None}}
+    summary = {"pictures": {"out": figures}, "differences": {"out-id": {"psnr": {"mean": 0.5}}}}
+    (tmp_path / "reports/metrics.json").write_text(json.dumps(summary))
+    pictures = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
+    monkeypatch.setattr(register, "held_out_pictures", lambda root: pictures)
+    monkeypatch.setattr("pipelines.session.find_owner", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    mlflow.set_tracking_uri(None)
+
+
+def run() -> dict[str, Any]:
+    with stage_session("register", load_params(), ray=False) as session:
+        return register.register_restorer(session)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_only_a_version_that_restores_as_the_models_do_becomes_challenger(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = run()
+    assert record == json.loads((project / "reports/registered.json").read_text())
+    assert (record["version"], record["verified_pictures"], record["size"]) == ("1", 2, SIZE)
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    name = record["name"]
+    version = client.get_model_version_by_alias(name, "challenger")
+    assert str(version.version) == "1"
+    assert version.tags["verified"] == "2"
+    assert version.tags["eval.out.psnr"] == "24.125"
+    assert version.tags["eval.out-id.psnr"] == "0.5"
+    assert "eval.out.lpips" not in version.tags  # not computed is not a number
+    assert version.tags["parent_run"] == record["parent_run_id"]
+    assert client.get_run(record["run_id"]).data.metrics["out.psnr"] == 24.125
+
+    class Other:
+        def predict(self, pictures: np.ndarray) -> np.ndarray:
+            return pictures
+
+    monkeypatch.setattr(register, "load_package", lambda uri: Other())
+    with pytest.raises(register.RegisterError, match="does not restore as"):
+        run()
+    assert str(client.get_model_version_by_alias(name, "challenger").version) == "1"
+    assert client.get_model_version(name, "2").tags["verified"] == "failed"
+    assert json.loads((project / "reports/registered.json").read_text())["version"] == "1"
+
+    (project / "reports/metrics.json").unlink()
+    with pytest.raises(register.RegisterError, match="run the evaluate stage first"):
+        run()
+    versions = client.search_model_versions(f"name = '{name}'")
+    assert len(versions) == 2
