@@ -1,0 +1,1 @@
+"""Speed, each figure as a ratio against a plain baseline in the same run: `make bench`."""
