@@ -1,0 +1,110 @@
+"""The prior, CodeFormer: the embedded one, a checkpoint, or trained here in three phases: models/prior.
+
+python -m pipelines.prior
+"""
+
+import csv
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import cfpp
+from cfpp.config import Params, ParamsError, load_params
+from cfpp.data.shards import DataError
+from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE, load_prior, network_config, network_of
+from cfpp.models.weights import Card, WeightsError, read_card
+from cfpp.objectives.base import ObjectiveSpec
+from cfpp.objectives.code_prediction import CodePredictionSpec
+from cfpp.objectives.codebook import CodebookSpec
+from cfpp.objectives.fusion import FusionSpec
+from cfpp.training.curves import Row
+from cfpp.training.faces import StoredFaces
+from cfpp.training.job import Export, TrainingError, TrainJob, run_name
+from cfpp.training.ray_train import fit
+from pipelines.session import Session, stage_session
+from pipelines.training import RUNS, absolute, model_card, report, save
+
+EMBEDDED = Path(cfpp.__file__).parent / "data" / "embedded" / "prior"
+CURVES = "curves.csv"
+PRIOR = Path("models/prior")
+# A bare checkpoint does not say how long it was trained, only that it was.
+UNKNOWN_STEPS = 1
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        params = load_params()
+        with stage_session("prior", params, ray=params.prior.source == "train") as session:
+            if params.prior.source == "train":
+                train(session)
+            else:
+                checkpoint = Path(absolute(session.root, params.prior.checkpoint))
+                bring_in(session, EMBEDDED if params.prior.source == "embedded" else checkpoint)
+    except (ParamsError, DataError, WeightsError, TrainingError) as error:
+        raise SystemExit(f"prior: {error}") from error
+
+
+def bring_in(session: Session, source: Path) -> None:
+    """Check a trained prior, a model folder or a bare official checkpoint, and make it this project's."""
+    params = session.params
+    if not source.exists():
+        raise WeightsError(f"{source}: not found; see prior.source and prior.checkpoint")
+    card = Card(
+        kind="codeformer", config=network_config(OFFICIAL_NETWORK, OFFICIAL_SIZE), steps=UNKNOWN_STEPS
+    )
+    card = read_card(source) if source.is_dir() else replace(card, source=source.name)
+    _, size = network_of(card.config)
+    if size != params.run.size:
+        raise ParamsError(
+            f"{source}: a prior for faces of {size} x {size} pixels, but run.size is {params.run.size}; "
+            f"set run.size to {size}, or prior.source to train"
+        )
+    weights = load_prior(source).state_dict()
+    save(session, session.root / PRIOR, weights, card, card.steps, card.metrics)
+    curves = source / CURVES
+    report(session, _figures(params, card.steps, card.metrics), _read(curves) if curves.is_file() else [])
+
+
+def train(session: Session) -> None:
+    """Train codebook, code prediction and fusion as phases of one run, or go on with it; Ray must run."""
+    params, root = session.params, session.root.resolve()
+    data = StoredFaces(str(root), flip=True, degradation=params.degradation)
+    prior, size, weights_root = params.prior, params.run.size, absolute(root, params.weights.root)
+    codebook = CodebookSpec(prior.codebook, prior.network, size, weights_root)
+    data_sha256 = data.sha256(codebook)
+    inputs = (replace(prior, source="train", checkpoint=""), params.degradation, params.run)
+    name = run_name("prior", *inputs, params.weights.root, data_sha256)
+    first, second = (str(root / RUNS / name / "phases" / phase) for phase in ("codebook", "code_prediction"))
+    prediction = CodePredictionSpec(prior.code_prediction, prior.network, size, weights_root, first)
+    fusion = FusionSpec(prior.fusion, prior.code_prediction, prior.network, size, weights_root, first, second)
+
+    def export(folder: str, spec: ObjectiveSpec) -> Export:
+        return Export(folder, model_card(root, spec, prior, data_sha256, name))
+
+    seed = params.run.seed
+    jobs = [
+        TrainJob("codebook", codebook, prior.codebook.train, data, seed, export(first, codebook)),
+        TrainJob(
+            "code_prediction", prediction, prior.code_prediction.train, data, seed, export(second, prediction)
+        ),
+        TrainJob("fusion", fusion, prior.fusion.train, data, seed),
+    ]
+    result = fit(jobs, name=name, storage=str(root / RUNS), sink=session.sink)
+    card = model_card(root, fusion, prior, data_sha256, name)
+    save(session, root / PRIOR, result.weights, card, result.steps, result.metrics)
+    report(session, _figures(params, result.steps, result.metrics), result.curves)
+
+
+def _figures(params: Params, steps: int, metrics: object) -> dict[str, object]:
+    return {"source": params.prior.source, "size": params.run.size, "steps": steps, "val": metrics}
+
+
+def _read(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [{**row, "step": int(row["step"])} for row in rows]
+
+
+if __name__ == "__main__":
+    main()
