@@ -1,0 +1,137 @@
+"""Prior, stage 1: an autoencoder through a codebook of clean faces."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cfpp.config import CodebookParams, NetworkParams
+from cfpp.models.codeformer.autoencoder import VQAutoEncoder
+from cfpp.models.discriminator import PatchDiscriminator
+from cfpp.models.prior import network_config
+from cfpp.objectives.adversarial import balanced_adversarial_loss
+from cfpp.objectives.base import Batch, Objective, StepResult
+from cfpp.objectives.perceptual import build_perceptual
+
+SHOWN = 4
+# Chance per step that a code which the batch leaves unused is moved to where the faces are.
+REVIVED_SHARE = 0.01
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over the batch of the peak signal-to-noise ratio, dB, of pictures in [-1, 1] (clamped first)."""
+    error = (a.float().clamp(-1, 1) - b.float().clamp(-1, 1)).square().flatten(1).mean(1)
+    return (10 * (4 / error.clamp_min(1e-10)).log10()).mean()
+
+
+def code_statistics(indices: Tensor, codes: int) -> dict[str, Tensor]:
+    """Share of ``codes`` that occur in ``indices`` (0 to 1), and their perplexity (1 to ``codes``)."""
+    shares = torch.bincount(indices.flatten(), minlength=codes) / indices.numel()
+    entropy = -(shares * shares.clamp_min(1e-10).log()).sum()
+    return {"code_usage": (shares > 0).float().mean(), "code_perplexity": entropy.exp()}
+
+
+def contact_sheet(columns: list[Tensor]) -> Tensor:
+    """One picture [3, n * H, len(columns) * W] in [-1, 1]: a row per face (at most SHOWN), a column each."""
+    rows = [torch.cat(list(row), dim=2) for row in zip(*(c[:SHOWN].float() for c in columns), strict=True)]
+    return torch.cat(rows, dim=1).clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class CodebookSpec:
+    """What builds a `CodebookObjective`.
+
+    Attributes:
+        params: the section prior.codebook.
+        network: geometry.
+        image_size: side of the pictures, pixels.
+        weights_root: folder of networks from elsewhere, "" for none.
+    """
+
+    params: CodebookParams
+    network: NetworkParams
+    image_size: int
+    weights_root: str
+
+    kind = "vqautoencoder"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Clean faces only."""
+        return ("hq",)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the card of the trained model must hold."""
+        return network_config(self.network, self.image_size)
+
+    def build(self) -> "CodebookObjective":
+        """The objective, freshly initialised."""
+        return CodebookObjective(self)
+
+
+class CodebookObjective(Objective):
+    """L1, perceptual, codebook and (from ``discriminator_start`` on) balanced hinge loss.
+
+    Codes start at +-1/K, far inside the latents, so that a few would take all of them and short trainings
+    would never recover. Therefore unused codes are moved onto the first batch's latents, and now and then
+    onto later ones until the discriminator starts.
+    """
+
+    model: VQAutoEncoder
+
+    def __init__(self, spec: CodebookSpec) -> None:
+        super().__init__()
+        params = spec.params
+        self.params = params
+        self.model = VQAutoEncoder(spec.network, spec.image_size)
+        self.discriminator: nn.Module = PatchDiscriminator(
+            params.discriminator_width, params.discriminator_layers
+        )
+        self.discriminator_start = params.discriminator_start
+        self.perceptual = build_perceptual(spec.weights_root)
+
+    def step(self, batch: Batch, step: int) -> StepResult:
+        """Reconstruct ``hq`` [B, 3, S, S]."""
+        hq: Tensor = batch["hq"]
+        latent = self.model.encoder(hq)
+        if step <= self.discriminator_start:
+            self._revive(latent, 1.0 if step == 0 else REVIVED_SHARE)
+        quantized = self.model.quantize(latent)
+        picture = self.model.generator(quantized.features).float()
+        l1 = (picture - hq).abs().mean()
+        perceptual = self.perceptual(picture, hq).mean()
+        reconstruction = l1 + self.params.perceptual_weight * perceptual
+        loss = reconstruction + quantized.loss
+        logs = {"l1": l1, "perceptual": perceptual, "codebook": quantized.loss}
+        logs["code_perplexity"] = quantized.perplexity
+        if step >= self.discriminator_start:
+            adversarial, figures = balanced_adversarial_loss(
+                self.discriminator, picture, reconstruction, self.model.generator.last_layer
+            )
+            loss = loss + self.params.adversarial_weight * adversarial
+            logs |= figures
+        logs = {name: value.detach() for name, value in logs.items()}
+        return StepResult(loss=loss, logs=logs, fake=picture, real=hq)
+
+    def _revive(self, latent: Tensor, share: float) -> None:
+        self.model.quantize.revive(latent, share)
+        if dist.is_available() and dist.is_initialized():  # each worker moved codes onto its own faces
+            dist.broadcast(self.model.quantize.embedding.weight.detach(), src=0)
+
+    def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """PSNR (dB), perceptual distance and use of the codebook on held-out faces."""
+        hq: Tensor = batch["hq"]
+        out = model(hq)
+        codes = self.model.quantize.embedding.num_embeddings
+        figures = {
+            "psnr": psnr(out.picture, hq),
+            "perceptual": self.perceptual(out.picture.float().clamp(-1, 1), hq).mean(),
+        }
+        return figures | code_statistics(out.indices, codes)
+
+    def pictures(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Clean face, reconstruction."""
+        return contact_sheet([batch["hq"], model(batch["hq"]).picture])
