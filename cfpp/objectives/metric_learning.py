@@ -1,0 +1,77 @@
+"""Deep metric learning for TGRN: pull I_out towards the anchor-positive, away from the hard negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cfpp.models.codeformer.autoencoder import Encoder
+
+_LEVELS = 3
+_EPSILON = 1e-6
+
+
+class TextureEmbedding(nn.Module):
+    """Frozen embedding of a picture's texture: pooled statistics of an encoder's features.
+
+    Mean and standard deviation over the positions, per channel, of the encoder's finest levels, where the
+    texture is; deeper levels hold the face's identity and cost more than they tell. Each level counts the
+    same, and the whole has length 1.
+
+    Args:
+        encoder: of the prior; only the blocks in use are copied and kept.
+        levels: how many of its levels, the finest first.
+    """
+
+    def __init__(self, encoder: Encoder, levels: int = _LEVELS) -> None:
+        super().__init__()
+        sides = sorted(encoder.taps, reverse=True)[:levels]
+        self.taps = tuple(encoder.taps[side] for side in sides)
+        self.blocks = deepcopy(encoder.blocks[: self.taps[-1] + 1]).eval().requires_grad_(False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """[B, D] of length 1, float32, from pictures [B, 3, H, W] in [-1, 1]; differentiable."""
+        x, parts = pictures, []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.taps:
+                values = x.float().flatten(2)
+                deviation = (values.var(2, correction=0) + _EPSILON).sqrt()
+                parts.append(F.normalize(torch.cat([values.mean(2), deviation], 1), dim=1))
+        return F.normalize(torch.cat(parts, 1), dim=1)
+
+    def train(self, mode: bool = True) -> TextureEmbedding:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+
+def cosine_triplet(
+    anchor: Tensor, positive: Tensor, negatives: Sequence[Tensor], margin: float
+) -> tuple[Tensor, Tensor]:
+    """Triplet loss on cosine similarity, as pytorch-metric-learning reduces it.
+
+    Each sample makes one triplet per negative, violated by s(a, n) - s(a, p) + margin where that is above 0.
+
+    Args:
+        anchor: [B, D] of any length; carries the gradient.
+        positive: [B, D].
+        negatives: at least one [B, D].
+        margin: of similarity, in [0, 2].
+
+    Returns:
+        The mean over violated triplets (0 when there are none), and their share in [0, 1].
+
+    Raises:
+        ValueError: no negative.
+    """
+    if not negatives:
+        raise ValueError("cosine_triplet: no negatives; name at least one in train_tgrn.negatives")
+    near = F.cosine_similarity(anchor, positive, dim=1)
+    far = torch.stack([F.cosine_similarity(anchor, negative, dim=1) for negative in negatives])
+    violation = F.relu(far - near + margin)
+    active = (violation > 0).sum()
+    return violation.sum() / active.clamp_min(1), active / violation.numel()

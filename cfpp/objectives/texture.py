@@ -1,0 +1,201 @@
+"""What TGRN is trained for: faithful like I_F, textured like I_warp."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cfpp.config import ParamsError, TrainTgrnParams
+from cfpp.data.components import component_mask
+from cfpp.models.discriminator import PatchDiscriminator
+from cfpp.models.prior import load_prior
+from cfpp.models.probe import load_probe
+from cfpp.models.tgrn import TGRN
+from cfpp.models.weights import WeightsError
+from cfpp.objectives.adversarial import balanced_adversarial_loss
+from cfpp.objectives.base import Batch, Objective, StepResult
+from cfpp.objectives.codebook import contact_sheet, psnr
+from cfpp.objectives.metric_learning import TextureEmbedding, cosine_triplet
+from cfpp.objectives.perceptual import build_perceptual
+
+
+@dataclass(frozen=True)
+class TextureSpec:
+    """Picklable description of TGRN's objective.
+
+    Attributes:
+        params: section train_tgrn.
+        size: side of the faces, pixels.
+        prior_path: the frozen prior, whose encoder is the metric's embedding (unused at metric_weight 0).
+        weights_root: section weights, key root.
+        feather: edge of the component mask, share of the side; used only where I_AP is made here
+            (alignment: none).
+    """
+
+    params: TrainTgrnParams
+    size: int
+    prior_path: str
+    weights_root: str
+    feather: float = 0.02
+
+    kind = "tgrn"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the losses in use read; without DAM, I_G stands in for I_warp and I_AP is made here."""
+        aligned, metric = self.params.alignment == "dam", self.params.metric_weight > 0
+        columns = ["hq", "id"]
+        if not aligned or (metric and "gp" in self.params.negatives):
+            columns.append("gp")
+        if aligned:
+            columns += ["warp", "ap"] if metric else ["warp"]
+        return tuple(columns)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the model's card must hold for `load_tgrn`, and what stands for I_warp."""
+        return {
+            "widths": list(self.params.widths),
+            "res_blocks": self.params.res_blocks,
+            "texture_attention": self.params.texture_attention,
+            "spatial_attention": self.params.spatial_attention,
+            "alignment": self.params.alignment,
+        }
+
+    def build(self) -> TextureObjective:
+        """The objective.
+
+        Raises:
+            WeightsError: the prior is missing or does not fit (metric_weight above 0).
+            ParamsError: identity_weight is above 0 and there is no usable embedder, or metric_weight is and
+                there are no negatives.
+        """
+        return TextureObjective(self)
+
+
+class TextureObjective(Objective):
+    """L1, perceptual, identity, cosine triplet, and a balanced hinge loss after its warm-up.
+
+    A loss whose weight is 0 is neither computed nor logged, and its networks are not loaded.
+    """
+
+    model: TGRN
+    mask: Tensor
+
+    def __init__(self, spec: TextureSpec) -> None:
+        super().__init__()
+        self.spec, params = spec, spec.params
+        self.params = params
+        if params.metric_weight > 0 and not params.negatives:
+            raise ParamsError("train_tgrn.negatives: name at least one, or set train_tgrn.metric_weight to 0")
+        self.model = TGRN(
+            params.widths, params.res_blocks, params.texture_attention, params.spatial_attention
+        )
+        self.perceptual = build_perceptual(spec.weights_root)
+        self.embedding = (
+            TextureEmbedding(load_prior(spec.prior_path).encoder) if params.metric_weight > 0 else None
+        )
+        self.identity = _identity_network() if params.identity_weight > 0 else None
+        if params.adversarial_weight > 0:
+            self.discriminator = PatchDiscriminator(params.discriminator_width, params.discriminator_layers)
+        self.discriminator_start = params.discriminator_start
+        mask = torch.from_numpy(component_mask(spec.size, spec.feather))
+        self.register_buffer("mask", mask, persistent=False)
+
+    def train(self, mode: bool = True) -> TextureObjective:
+        """The frozen networks stay in evaluation mode."""
+        super().train(mode)
+        if self.identity is not None:
+            self.identity.eval()
+        return self
+
+    def step(self, batch: Batch, step: int) -> StepResult:
+        """Losses at the 0-based ``step``; pictures are [B, 3, S, S] in [-1, 1]."""
+        params, hq = self.params, batch["hq"]
+        i_warp, i_ap = self._guides(batch)
+        out = self.model(batch["id"], i_warp)
+        logs = {"l1": F.l1_loss(out, hq)}
+        reconstruction = params.l1_weight * logs["l1"]
+        if params.perceptual_weight > 0:
+            logs["perceptual"] = self.perceptual(out, hq).mean()
+            reconstruction = reconstruction + params.perceptual_weight * logs["perceptual"]
+        loss = reconstruction
+        if self.identity is not None:
+            logs["identity"] = self._identity_distance(out, hq)
+            loss = loss + params.identity_weight * logs["identity"]
+        if self.embedding is not None:
+            logs |= self._metric(out, batch, i_ap)
+            loss = loss + params.metric_weight * logs["triplet"]
+        if self.discriminator is not None and step >= self.discriminator_start:
+            adversarial, figures = balanced_adversarial_loss(
+                self.discriminator, out, reconstruction, self.model.last.weight
+            )
+            loss = loss + params.adversarial_weight * adversarial
+            logs |= figures
+        logs = {"loss": loss, **logs}
+        fake, real = (None, None) if self.discriminator is None else (out, hq)
+        return StepResult(
+            loss=loss, logs={name: value.detach() for name, value in logs.items()}, fake=fake, real=real
+        )
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Held-out figures of I_out (clamped), and of I_F and I_warp as what it must beat."""
+        i_warp, i_ap = self._guides(batch)
+        out, hq = model(batch["id"], i_warp).clamp(-1, 1), batch["hq"]
+        figures = {"l1": F.l1_loss(out, hq)}
+        for suffix, picture in (("", out), ("_id", batch["id"]), ("_warp", i_warp)):
+            figures[f"psnr{suffix}"] = psnr(picture, hq)
+            figures[f"perceptual{suffix}"] = self.perceptual(picture.float(), hq).mean()
+        if self.identity is not None:
+            figures["identity"] = self._identity_distance(out, hq)
+        if self.embedding is not None:
+            figures |= self._metric(out, batch, i_ap)
+        return figures
+
+    @torch.no_grad()
+    def pictures(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Columns I_F, I_warp, I_AP, I_out, I_HQ."""
+        i_warp, i_ap = self._guides(batch)
+        return contact_sheet([batch["id"], i_warp, i_ap, model(batch["id"], i_warp), batch["hq"]])
+
+    def _guides(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """I_warp (I_G where nothing is aligned) and I_AP."""
+        i_warp: Tensor = batch["warp" if self.params.alignment == "dam" else "gp"]
+        if "ap" in batch:
+            return i_warp, batch["ap"]
+        return i_warp, torch.lerp(i_warp, batch["id"], self.mask)
+
+    def _metric(self, out: Tensor, batch: Batch, i_ap: Tensor) -> dict[str, Tensor]:
+        assert self.embedding is not None
+        references = [i_ap, *(batch[name] for name in self.params.negatives)]
+        with torch.no_grad():
+            positive, *negatives = self.embedding(torch.cat(references)).chunk(len(references))
+        anchor = self.embedding(out)
+        triplet, active = cosine_triplet(anchor, positive, negatives, self.params.metric_margin)
+        near, *far = ((anchor.detach() * other).sum(1).mean() for other in (positive, *negatives))
+        logs = {"triplet": triplet, "triplet_active": active, "similarity_ap": near}
+        return logs | {
+            f"similarity_{name}": value for name, value in zip(self.params.negatives, far, strict=True)
+        }
+
+    def _identity_distance(self, out: Tensor, hq: Tensor) -> Tensor:
+        """1 - cosine of the identity embeddings, mean over the batch, in [0, 2]."""
+        assert self.identity is not None
+        with torch.no_grad():
+            _, wanted = self.identity(hq)
+        _, found = self.identity(out)
+        return (1 - F.cosine_similarity(found.float(), wanted.float(), dim=1)).mean()
+
+
+def _identity_network() -> nn.Module:
+    try:
+        return load_probe()
+    except (WeightsError, OSError) as error:
+        raise ParamsError(
+            f"train_tgrn.identity_weight: above 0, but there is no identity embedder ({error}); set it to 0"
+        ) from error
