@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports torch: the tests' networks are tiny, and threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -85,8 +85,8 @@ def test_a_value_out_of_range_is_refused(tree: dict, key: str, value: object) ->
 
 def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(PARAMS.read_text().replace("learning_rate: 5.0e-4", "learning_rate: 5e-4"))
-    assert load_params(path).train_dam.train.learning_rate == 5e-4
+    path.write_text(PARAMS.read_text().replace("learning_rate: 1.0e-3", "learning_rate: 1e-3"))
+    assert load_params(path).train_dam.train.learning_rate == 1e-3
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:

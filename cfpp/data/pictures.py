@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -144,3 +145,9 @@ def _rgb(image: Image.Image) -> Picture:
         ground = Image.new("RGBA", cutout.size, (128, 128, 128, 255))
         image = Image.alpha_composite(ground, cutout)
     return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def save(path: Path, picture: Picture) -> None:
+    """Write a picture [H, W, 3] to `path`, in the format of its ending (.jpg at quality 92, .png, ...)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, quality=92)
