@@ -1,0 +1,125 @@
+"""From one row per picture to means, intervals and paired differences: what metrics.json holds."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cfpp.evaluation.bootstrap import Bootstrap, Estimate
+from cfpp.evaluation.measure import KINDS, Figures
+from cfpp.evaluation.metrics import METRICS, Metric
+
+# First minus second, of the same face under the same degradation.
+COMPARISONS = (("out", "id"), ("out", "gp"), ("out", "mean"), ("warp", "gp"))
+
+
+def figure_rows(keys: list[str], variants: list[int], people: list[str], figures: Figures) -> pd.DataFrame:
+    """One row per picture: key, variant, person, kind and the metrics; NaN where one does not apply."""
+    frames = [
+        pd.DataFrame({"key": keys, "variant": variants, "person": people, "kind": kind} | columns)
+        for kind, columns in figures.items()
+    ]
+    rows = pd.concat(frames, ignore_index=True)
+    names = [metric.name for metric in METRICS if metric.name in rows]
+    return rows[["key", "variant", "person", "kind", *names]]
+
+
+def summarise(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Means and paired differences with intervals.
+
+    Returns:
+        `pictures`: kind to metric to {mean, low, high, n}; `differences`: "out-id", ... to metric to the
+        same, first minus second. For a metric whose best value is 1 the difference is of the distances
+        from 1, under `{metric}_from_1`. Six significant digits; low and high are null for one person.
+    """
+    pictures: dict[str, Any] = {}
+    for kind in KINDS:
+        own = rows[rows["kind"] == kind]
+        pictures[kind] = {
+            metric.name: plain(
+                bootstrap.mean(_values(own, metric), own["person"].tolist(), kind, metric.name)
+            )
+            for metric in METRICS
+            if _applies(own, metric)
+        }
+    differences: dict[str, Any] = {}
+    for first, second in COMPARISONS:
+        pair = f"{first}-{second}"
+        differences[pair] = {}
+        a, b = _ordered(rows, first), _ordered(rows, second)
+        for metric in METRICS:
+            if _applies(a, metric) and _applies(b, metric):
+                x, y = _values(a, metric), _values(b, metric)
+                if metric.better == "one":
+                    x, y = np.abs(x - 1), np.abs(y - 1)
+                estimate = bootstrap.difference(x, y, a["person"].tolist(), pair, metric.name)
+                differences[pair][difference_name(metric)] = plain(estimate)
+    return {"pictures": pictures, "differences": differences}
+
+
+def difference_name(metric: Metric) -> str:
+    """The key of a metric among the differences."""
+    return f"{metric.name}_from_1" if metric.better == "one" else metric.name
+
+
+def verdict(metric: Metric, difference: dict[str, Any]) -> str:
+    """What a paired difference says of its first picture: better, worse, or undecided."""
+    low, high = difference["low"], difference["high"]
+    if low is None or low <= 0 <= high:
+        return "undecided"
+    return "better" if (low > 0) == (metric.better == "high") else "worse"
+
+
+def best_kind(pictures: dict[str, Any], metric: Metric) -> str | None:
+    """The kind with the best mean; None where the metric has fewer than two."""
+    means = {
+        kind: figures[metric.name]["mean"] for kind, figures in pictures.items() if metric.name in figures
+    }
+    if len(means) < 2:
+        return None
+    if metric.better == "one":
+        return min(means, key=lambda kind: abs(means[kind] - 1))
+    sign = -1 if metric.better == "high" else 1
+    return min(means, key=lambda kind: sign * means[kind])
+
+
+def flat(summary: dict[str, Any]) -> dict[str, float]:
+    """Means only, as `out.psnr` or `out-id.psnr`, for MLflow."""
+    groups = summary["pictures"] | summary["differences"]
+    return {
+        f"{group}.{name}": figure["mean"]
+        for group, figures in groups.items()
+        for name, figure in figures.items()
+    }
+
+
+def kinds_frame(summary: dict[str, Any]) -> pd.DataFrame:
+    """Wide table for DVC plots: one row per kind; each metric's mean, low and high."""
+    rows = []
+    for kind, figures in summary["pictures"].items():
+        row: dict[str, Any] = {"kind": kind}
+        for name, figure in figures.items():
+            row |= {name: figure["mean"], f"{name}_low": figure["low"], f"{name}_high": figure["high"]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def plain(estimate: Estimate) -> dict[str, Any]:
+    """{mean, low, high, n} with six significant digits."""
+    bounds = {
+        name: None if value is None else float(f"{value:.6g}")
+        for name, value in (("mean", estimate.mean), ("low", estimate.low), ("high", estimate.high))
+    }
+    return bounds | {"n": estimate.n}
+
+
+def _applies(rows: pd.DataFrame, metric: Metric) -> bool:
+    return metric.name in rows and bool(rows[metric.name].notna().any())
+
+
+def _values(rows: pd.DataFrame, metric: Metric) -> np.ndarray:
+    return rows[metric.name].to_numpy(dtype=np.float64)
+
+
+def _ordered(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    return rows[rows["kind"] == kind].sort_values(["key", "variant"])

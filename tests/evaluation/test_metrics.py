@@ -1,0 +1,97 @@
+"""Each figure against a closed form or someone else's implementation."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from cfpp.evaluation.metrics import PSNR_CAP, landmark_error, psnr, ssim, texture_ratio
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    smooth = ndimage.gaussian_filter(rng.standard_normal((4, 80, 80, 3)), (0, 4, 4, 0))
+    clean = np.clip(128 + 400 * smooth, 0, 255)
+    other = np.clip(clean + rng.normal(0, [[[[5]]], [[[10]]], [[[20]]], [[[40]]]], clean.shape), 0, 255)
+    return clean.astype(np.uint8), other.astype(np.uint8)
+
+
+def test_psnr_of_a_constant_difference_is_its_closed_form() -> None:
+    grey = np.full((1, 16, 16, 3), 100, np.uint8)
+    assert psnr(grey, grey + 10)[0] == pytest.approx(20 * np.log10(255 / 10))
+    assert psnr(grey, grey)[0] == PSNR_CAP
+
+
+def test_psnr_and_ssim_equal_scikit_image(pictures: tuple[np.ndarray, np.ndarray]) -> None:
+    clean, other = pictures
+    expected_psnr = [peak_signal_noise_ratio(c, o) for c, o in zip(clean, other, strict=True)]
+    assert psnr(other, clean) == pytest.approx(expected_psnr, abs=1e-9)
+    found = ssim(other, clean)
+    for value, c, o in zip(found, clean, other, strict=True):
+        _, full = structural_similarity(
+            c,
+            o,
+            data_range=255,
+            channel_axis=2,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            full=True,
+        )
+        assert value == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-9)
+    assert (np.diff(found) < 0).all()
+    assert ssim(clean, clean) == pytest.approx(1)
+
+
+def test_texture_ratio_is_one_for_equal_and_the_square_of_contrast(
+    pictures: tuple[np.ndarray, np.ndarray],
+) -> None:
+    clean, _ = pictures
+    assert texture_ratio(clean, clean) == pytest.approx(1)
+    rng = np.random.default_rng(0)
+    grain = rng.integers(-40, 41, (1, 64, 64, 1)).repeat(3, axis=3)
+    weak, strong = (np.uint8(128) + grain).astype(np.uint8), (np.uint8(128) + 2 * grain).astype(np.uint8)
+    assert texture_ratio(strong, weak)[0] == pytest.approx(4)
+
+
+def test_texture_ratio_falls_with_blur_and_rises_with_grain(pictures: tuple[np.ndarray, np.ndarray]) -> None:
+    clean, noisy = pictures
+    blurred = [ndimage.gaussian_filter(noisy[3:], (0, s, s, 0)) for s in (0.5, 1, 2, 4)]
+    ratios = [texture_ratio(blur, noisy[3:])[0] for blur in blurred]
+    assert (np.diff([1, *ratios]) < 0).all()
+    assert (texture_ratio(noisy, clean) > 1).all()
+
+
+def test_texture_ratio_is_the_same_at_every_size() -> None:
+    rng = np.random.default_rng(2)
+    base = np.kron(rng.integers(0, 256, (1, 64, 64, 1)), np.ones((1, 1, 1, 3))).astype(np.uint8)
+    soft = ndimage.gaussian_filter(base, (0, 1, 1, 0))
+    small = texture_ratio(soft, base)[0]
+    large = texture_ratio(soft.repeat(2, 1).repeat(2, 2), base.repeat(2, 1).repeat(2, 2))[0]
+    assert large == pytest.approx(small, rel=0.15)
+
+
+def test_a_flat_reference_is_refused() -> None:
+    flat = np.full((1, 64, 64, 3), 7, np.uint8)
+    with pytest.raises(ValueError, match="flat"):
+        texture_ratio(flat, flat)
+
+
+def test_landmark_error_of_a_shift_is_its_share_of_the_outer_eye_distance() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 128, (2, 68, 2))
+    points[:, 36], points[:, 45] = (30, 50), (90, 50)
+    shifted = points + np.array([3.0, 4.0])
+    assert landmark_error(shifted, points) == pytest.approx([100 * 5 / 60] * 2)
+    assert landmark_error(3 * shifted, 3 * points) == pytest.approx([100 * 5 / 60] * 2)
+    with pytest.raises(ValueError, match="68"):
+        landmark_error(points[:, :5], points[:, :5])
+
+
+def test_pairs_that_do_not_fit_are_refused() -> None:
+    good = np.zeros((1, 16, 16, 3), np.uint8)
+    with pytest.raises(ValueError, match="B, H, W, 3"):
+        psnr(good, good[:, :8])
+    with pytest.raises(ValueError, match="uint8"):
+        ssim(good.astype(float), good.astype(float))
