@@ -28,6 +28,7 @@ from cfpp.registry.runs import FAILED, FINISHED, KILLED, close_parent
 logger = logging.getLogger("pipelines.host")
 
 POLL = 0.25  # seconds between two looks at the owner and the session file
+HEAD_ATTEMPTS = 3  # a busy machine may not start a head within the time that Ray allows
 OBJECT_STORE = 1 << 30  # bytes; shards pass through worker memory, the store carries only rows of manifests
 
 
@@ -161,12 +162,20 @@ def start_head(root: Path) -> str:
     import ray
 
     available = int(psutil.virtual_memory().available)
-    context = ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=max(min(OBJECT_STORE, available // 5), 128 << 20),
-        logging_level=logging.WARNING,
-    )
+    for attempt in range(1, HEAD_ATTEMPTS + 1):
+        try:
+            context = ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=max(min(OBJECT_STORE, available // 5), 128 << 20),
+                logging_level=logging.WARNING,
+            )
+            break
+        except Exception as error:  # Ray raises no type of its own for a start that took over 30 seconds
+            ray.shutdown()
+            if attempt == HEAD_ATTEMPTS:
+                raise
+            logger.warning("Ray did not start, trying again: %s", error)
     return str(context.address_info["address"])
 
 
