@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cfpp.config import Params, ParamsError, load_params
 from cfpp.data.manifest import Manifest
+from cfpp.data.pictures import save
 from cfpp.data.samples import SampleStore
 from cfpp.data.shards import DataError
 from cfpp.evaluation.bootstrap import Bootstrap
@@ -44,8 +45,8 @@ def main() -> None:
         with stage_session("evaluate", params, ray=False) as session:
             summary, panels = evaluate(params, session.root)
             session.log_metrics(flat(summary))
-            session.log_image("faces", sheet(panels))
-            for name in ("metrics.json", "per_image.csv", "report.html"):
+            save(session.root / REPORTS / "faces.jpg", sheet(panels))
+            for name in ("metrics.json", "per_image.csv", "report.html", "faces.jpg"):
                 session.log_artifact(session.root / REPORTS / name)
     except (ParamsError, DataError, WeightsError, ExternalFileError) as error:
         raise SystemExit(f"evaluate: {error}") from error

@@ -27,7 +27,7 @@ from cfpp.evaluation.metrics import landmark_error
 from cfpp.evaluation.verification import auc, equal_error_rate, pair_scores
 from cfpp.models.probe import SIDE, Probe
 from cfpp.models.weights import Card, save_model
-from cfpp.objectives.probe import ProbeObjective
+from cfpp.objectives.probe import NOBODY, ProbeObjective
 
 log = logging.getLogger("pipelines.train_probe")
 
@@ -48,6 +48,7 @@ class ProbeTraining:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
     degraded_share: float = 0.6
+    warped_share: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -172,15 +173,41 @@ def _render(job: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
 def _batch(training: ProbeTraining, faces: Faces, step: int) -> tuple[Tensor, Tensor, Tensor]:
     rng = generator(training.seed, "batch", step)
     chosen = rng.choice(len(faces.people), training.batch_size, replace=False)
+    people = faces.people[chosen]
     pictures, landmarks = [], []
-    for index in chosen:
-        picture, points = _jitter(faces.pictures[index], faces.landmarks[index], rng)
+    for place, index in enumerate(chosen):
+        picture, points = faces.pictures[index], faces.landmarks[index]
+        if rng.random() < training.warped_share:
+            # Landmarks must follow the picture and not the average face. A changed face is nobody's.
+            picture, points = _warp(picture, points, rng)
+            people[place] = NOBODY
+        picture, points = _jitter(picture, points, rng)
         if rng.random() < training.degraded_share:
             picture = apply(picture, draw(AUGMENTATION, rng), rng=rng)
         pictures.append(picture)
         landmarks.append(points)
     stacked = torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy()).float() / 127.5 - 1
-    return stacked, torch.from_numpy(np.stack(landmarks)), torch.from_numpy(faces.people[chosen])
+    return stacked, torch.from_numpy(np.stack(landmarks)), torch.from_numpy(people)
+
+
+def _warp(picture: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth random displacement of a few pixels."""
+    coarse = rng.standard_normal((6, 6, 2)) * rng.uniform(1, 3.5)
+    flow = cv2.resize(coarse.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    columns, rows = np.meshgrid(np.arange(SIDE, dtype=np.float32), np.arange(SIDE, dtype=np.float32))
+    moved = cv2.remap(
+        picture,
+        columns + flow[..., 0],
+        rows + flow[..., 1],
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+    # The picture at x shows what was at x + flow(x): solve x + flow(x) = point by fixed-point steps.
+    target = points
+    for _ in range(4):
+        at = np.clip(np.rint(target).astype(int), 0, SIDE - 1)
+        target = points - flow[at[:, 1], at[:, 0]]
+    return moved, target.astype(np.float32)
 
 
 def _jitter(

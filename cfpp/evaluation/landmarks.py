@@ -9,7 +9,7 @@ import numpy as np
 from cfpp.evaluation.identity import Domain, onnx_session, probe_outputs
 from cfpp.evaluation.unavailable import Unavailable
 from cfpp.models.external import ExternalFile, find_external, why_missing
-from cfpp.models.probe import Probe
+from cfpp.models.probe import Probe, probe_figures
 
 PFLD = (
     ExternalFile(
@@ -29,12 +29,12 @@ class LandmarkDetector(Protocol):
 
 
 class ProbeLandmarks:
-    """The probe's landmark head. For procedural faces only."""
-
-    name = "embedded probe (procedural faces)"
+    """The probe's landmark head. For procedural faces only. Its name states how far off it is by itself."""
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
+        own = probe_figures()["landmark_error_percent_interocular"]
+        self.name = f"embedded probe (procedural faces; itself {own:.1f} % off the truth)"
 
     def detect(self, pictures: np.ndarray) -> np.ndarray:
         """See `LandmarkDetector`."""

@@ -4,6 +4,7 @@ It lets identity similarity and landmark error run with nothing to fetch. It has
 only and says nothing about photographs. `python -m pipelines.train_probe` makes its weights.
 """
 
+from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfpp.models.weights import load_weights
+from cfpp.models.weights import load_weights, read_card
 
 SIDE = 128
 LANDMARKS = 68
 EMBEDDING = 64
+
+_EMBEDDED = files("cfpp.data").joinpath("embedded/probe")
 
 
 class Probe(nn.Module):
@@ -87,9 +90,15 @@ def load_probe(folder: Path | None = None) -> Probe:
         WeightsError: missing, damaged or not a probe.
     """
     probe = Probe()
-    with as_file(files("cfpp.data").joinpath("embedded/probe")) as embedded:
+    with as_file(_EMBEDDED) as embedded:
         load_weights(probe, folder or embedded, kind="probe", trained=True)
     return probe.requires_grad_(False).eval()
+
+
+def probe_figures() -> Mapping[str, float]:
+    """What the embedded probe reached on people that it had never seen, from its card."""
+    with as_file(_EMBEDDED) as embedded:
+        return read_card(embedded).metrics
 
 
 def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:

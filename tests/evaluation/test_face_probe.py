@@ -78,6 +78,25 @@ def test_landmarks_follow_the_size_and_a_shift(
     assert shift == pytest.approx([3, 2], abs=0.8)
 
 
+def test_landmarks_follow_a_local_change_of_the_face(
+    probe: Probe, faces: tuple[np.ndarray, np.ndarray, list[str]]
+) -> None:
+    # What the metric is for: I_G's eyes and mouth are displaced by a few pixels against I_F's.
+    pictures, truth, _ = faces
+    before = probe_outputs(probe, pictures)[0]
+    columns, rows = np.meshgrid(np.arange(128.0), np.arange(128.0))
+    for part in (slice(36, 42), slice(42, 48), slice(48, 68)):
+        moved = []
+        for picture, points in zip(pictures, truth, strict=True):
+            x, y = points[part].mean(axis=0)
+            bump = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 12.0**2))
+            across, down = (columns - 3 * bump).astype(np.float32), (rows + 2 * bump).astype(np.float32)
+            moved.append(cv2.remap(picture, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+        shift = (probe_outputs(probe, np.stack(moved))[0] - before)[:, part].mean(axis=(0, 1))
+        assert 1.2 < shift[0] < 3.5
+        assert -2.5 < shift[1] < -0.8
+
+
 def test_the_soft_argmax_is_the_mean_of_its_map() -> None:
     from cfpp.models.probe import _expectation
 

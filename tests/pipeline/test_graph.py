@@ -1,6 +1,7 @@
 """The whole graph, for real: dvc, Ray, MLflow, every stage, at the smallest size."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -120,6 +121,21 @@ def test_again_with_nothing_changed_no_stage_runs(project: Project) -> None:
     assert project.repro() == []
     assert time.monotonic() - started < 30
     assert {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*.tar")} == before
+
+
+def test_one_worker_writes_the_same_bytes_as_two(project: Project) -> None:
+    def shards() -> dict[str, str]:
+        tars = sorted((project.folder / "data").rglob("*.tar"))
+        return {str(tar): hashlib.sha256(tar.read_bytes()).hexdigest() for tar in tars}
+
+    made_by_two = shards()
+    assert made_by_two
+    params = project.folder / "params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("workers: 2 ", "workers: 1 ").replace("workers: 2\n", "workers: 1\n"))
+    shutil.rmtree(project.folder / "data")
+    assert project.repro() == ["shard", "synthesize", "pair"]  # nothing that follows sees a change
+    assert shards() == made_by_two
 
 
 def test_one_knob_of_train_tgrn_redoes_it_and_what_follows(project: Project) -> None:
