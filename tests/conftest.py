@@ -4,9 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before anything imports torch: the tests' networks are tiny, and threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A loaded machine is no failure; what takes too long is caught by pytest's own timeout.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
