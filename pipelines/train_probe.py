@@ -43,12 +43,12 @@ class ProbeTraining:
     identities: int = 340
     held_out_identities: int = 40
     shots: int = 3
-    steps: int = 1200
+    steps: int = 1300
     batch_size: int = 24
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
     degraded_share: float = 0.6
-    warped_share: float = 0.4
+    warped_share: float = 0.75
 
 
 @dataclass(frozen=True)

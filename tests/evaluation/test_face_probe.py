@@ -86,15 +86,18 @@ def test_landmarks_follow_a_local_change_of_the_face(
     before = probe_outputs(probe, pictures)[0]
     columns, rows = np.meshgrid(np.arange(128.0), np.arange(128.0))
     for part in (slice(36, 42), slice(42, 48), slice(48, 68)):
-        moved = []
+        moved, strength = [], []
         for picture, points in zip(pictures, truth, strict=True):
             x, y = points[part].mean(axis=0)
             bump = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 12.0**2))
             across, down = (columns - 3 * bump).astype(np.float32), (rows + 2 * bump).astype(np.float32)
+            distance = ((points[part] - (x, y)) ** 2).sum(axis=1)
+            strength.append(np.exp(-distance / (2 * 12.0**2)).mean())
             moved.append(cv2.remap(picture, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
         shift = (probe_outputs(probe, np.stack(moved))[0] - before)[:, part].mean(axis=(0, 1))
-        assert 1.2 < shift[0] < 3.5
-        assert -2.5 < shift[1] < -0.8
+        # The probe leans on the average face: it reports a third to two thirds of a local displacement (docs/faces.md).
+        assert 0.3 < shift[0] / (3 * np.mean(strength)) < 1.1
+        assert 0.3 < shift[1] / (-2 * np.mean(strength)) < 1.1
 
 
 def test_the_soft_argmax_is_the_mean_of_its_map() -> None:
