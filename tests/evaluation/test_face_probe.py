@@ -95,7 +95,7 @@ def test_landmarks_follow_a_local_change_of_the_face(
             strength.append(np.exp(-distance / (2 * 12.0**2)).mean())
             moved.append(cv2.remap(picture, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
         shift = (probe_outputs(probe, np.stack(moved))[0] - before)[:, part].mean(axis=(0, 1))
-        # The probe leans on the average face: it reports a third to two thirds of a local displacement (docs/faces.md).
+        # It leans on the average face and reports a third to two thirds of a local displacement.
         assert 0.3 < shift[0] / (3 * np.mean(strength)) < 1.1
         assert 0.3 < shift[1] / (-2 * np.mean(strength)) < 1.1
 
