@@ -49,6 +49,16 @@ class TextureEmbedding(nn.Module):
         return super().train(False)
 
 
+def centred(anchor: Tensor, references: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """All embeddings [B, D] as seen from the mean of the references, which carries no gradient.
+
+    Pooled features of all faces share most of their length: measured from zero, every cosine is 0.9999
+    (docs/experiments.md), and the triplet is blind.
+    """
+    origin = torch.cat(list(references)).mean(0).detach()
+    return anchor - origin, [reference - origin for reference in references]
+
+
 def cosine_triplet(
     anchor: Tensor, positive: Tensor, negatives: Sequence[Tensor], margin: float
 ) -> tuple[Tensor, Tensor]:

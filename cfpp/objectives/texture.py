@@ -19,7 +19,7 @@ from cfpp.models.weights import WeightsError
 from cfpp.objectives.adversarial import balanced_adversarial_loss
 from cfpp.objectives.base import Batch, Objective, StepResult
 from cfpp.objectives.codebook import contact_sheet, psnr
-from cfpp.objectives.metric_learning import TextureEmbedding, cosine_triplet
+from cfpp.objectives.metric_learning import TextureEmbedding, centred, cosine_triplet
 from cfpp.objectives.perceptual import build_perceptual
 
 
@@ -174,10 +174,10 @@ class TextureObjective(Objective):
         assert self.embedding is not None
         references = [i_ap, *(batch[name] for name in self.params.negatives)]
         with torch.no_grad():
-            positive, *negatives = self.embedding(torch.cat(references)).chunk(len(references))
-        anchor = self.embedding(out)
+            embedded = self.embedding(torch.cat(references)).chunk(len(references))
+        anchor, (positive, *negatives) = centred(self.embedding(out), embedded)
         triplet, active = cosine_triplet(anchor, positive, negatives, self.params.metric_margin)
-        near, *far = ((anchor.detach() * other).sum(1).mean() for other in (positive, *negatives))
+        near, *far = (F.cosine_similarity(anchor.detach(), other).mean() for other in (positive, *negatives))
         logs = {"triplet": triplet, "triplet_active": active, "similarity_ap": near}
         return logs | {
             f"similarity_{name}": value for name, value in zip(self.params.negatives, far, strict=True)

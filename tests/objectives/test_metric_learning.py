@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cfpp.config import NetworkParams
 from cfpp.models.codeformer.autoencoder import Encoder
-from cfpp.objectives.metric_learning import TextureEmbedding, cosine_triplet
+from cfpp.objectives.metric_learning import TextureEmbedding, centred, cosine_triplet
 
 NETWORK = NetworkParams(
     width=32,
@@ -78,6 +78,22 @@ def test_a_step_downhill_moves_towards_the_positive() -> None:
 def test_a_triplet_without_negatives_is_refused() -> None:
     with pytest.raises(ValueError, match=r"train_tgrn\.negatives"):
         cosine_triplet(torch.ones(1, 2), torch.ones(1, 2), [], 0.05)
+
+
+def test_what_all_faces_share_does_not_blind_the_triplet() -> None:
+    torch.manual_seed(0)
+    anchor, positive, negative = torch.randn(3, 4, 6, dtype=torch.double).unbind()
+    shared = torch.full((6,), 100.0, dtype=torch.double)
+
+    def triplet(*embeddings: Tensor) -> float:
+        seen, (near, far) = centred(embeddings[0], embeddings[1:])
+        return cosine_triplet(seen, near, [far], 0.05)[0].item()
+
+    plain, shifted = (anchor, positive, negative), [e + shared for e in (anchor, positive, negative)]
+    assert triplet(*shifted) == pytest.approx(triplet(*plain), abs=1e-9)
+    blind = cosine_triplet(shifted[0], shifted[1], [shifted[2]], 0.05)[0].item()
+    assert blind == pytest.approx(0.05, abs=1e-3)
+    assert abs(triplet(*shifted) - 0.05) > 0.1
 
 
 def embedding(levels: int = 2) -> tuple[Encoder, TextureEmbedding]:
