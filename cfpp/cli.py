@@ -69,13 +69,16 @@ def _restore(options: argparse.Namespace) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from cfpp.data.pictures import decode, encode_png
-    from cfpp.restore import Restorer
+    from cfpp.data.pictures import PictureError, decode_photo, encode_png
+    from cfpp.restore import RestoreError, Restorer
 
     restorer = Restorer.load(options.models)
     options.out.mkdir(parents=True, exist_ok=True)
     for path in tqdm(options.inputs, unit="face"):
-        restored = restorer.restore(np.stack([decode(path.read_bytes())]))[0]
+        try:
+            restored = restorer.restore(np.stack([decode_photo(path.read_bytes())]))[0]
+        except (PictureError, RestoreError) as error:
+            raise ValueError(f"{path}: {error}") from error
         (options.out / f"{path.stem}.png").write_bytes(encode_png(restored))
 
 

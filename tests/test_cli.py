@@ -1,0 +1,45 @@
+"""The commands, through the front door."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfpp.cli import main
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def test_a_profile_is_applied_and_says_what_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "profiles").mkdir()
+    for name in ("params.yaml", "profiles/ffhq512.yaml"):
+        (tmp_path / name).write_text((REPOSITORY / name).read_text())
+    monkeypatch.chdir(tmp_path)
+    assert main(["profile", "ffhq512"]) == 0
+    assert "changed run.size" in capsys.readouterr().out
+    assert "size: 512" in (tmp_path / "params.yaml").read_text()
+
+
+def test_an_unknown_profile_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "nothing"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("cfpp profile: ")
+    assert error.count("\n") == 1
+
+
+def test_the_contact_sheet_has_a_column_per_person(tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    assert main(["faces", str(out), "--rows", "1", "--columns", "2", "--size", "64"]) == 0
+    sheet = np.asarray(Image.open(out)).astype(float)
+    assert sheet.shape == (64, 128, 3)
+    assert np.abs(sheet[:, :64] - sheet[:, 64:]).mean() > 5
+
+
+def test_restoring_without_models_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["restore", str(tmp_path / "out"), "x.png", "--models", str(tmp_path / "none")]) == 1
+    assert "none" in capsys.readouterr().err
