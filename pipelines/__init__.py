@@ -14,9 +14,9 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # one point is the mean of five samples, so a stage of hours does not swamp the store
+    # often enough for a stage of a few seconds to have a point
     "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "2",
-    "MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING": "5",
+    "MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     # torch takes long to import on a small machine; Ray's own limit is 60
