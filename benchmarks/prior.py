@@ -16,7 +16,7 @@ def main() -> None:
     @torch.inference_mode()
     def separate() -> None:
         for w in (1.0, 0.0):
-            prior(faces, w=w, adain=True)
+            prior(faces, w=w)
 
     report("joint forward of the prior, 8 faces", *ratio(separate, lambda: prior.restore_pair(faces)))
 
