@@ -3,6 +3,8 @@
 cfpp profile NAME            merge profiles/NAME.yaml into params.yaml
 cfpp faces OUT               draw a contact sheet of the embedded faces
 cfpp restore OUT IN [IN ...] restore aligned faces with the trained models
+cfpp prior import FILE OUT   make a model folder of an official CodeFormer checkpoint
+cfpp prior export FILE       write models/prior as a checkpoint that the public CodeFormer code loads
 """
 
 import argparse
@@ -38,6 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     restore.add_argument("inputs", type=Path, nargs="+", help="aligned face pictures")
     restore.add_argument("--models", type=Path, default=Path("models"), help="folder of prior, dam and tgrn")
     restore.set_defaults(run=_restore)
+
+    prior = commands.add_parser("prior", help="exchange priors with the public CodeFormer code")
+    directions = prior.add_subparsers(dest="direction", required=True)
+    incoming = directions.add_parser("import", help="make a model folder of an official checkpoint")
+    incoming.add_argument("file", type=Path, help="codeformer.pth, or a stage-1 checkpoint")
+    incoming.add_argument("out", type=Path, help="folder to write; name it in prior.checkpoint")
+    incoming.set_defaults(run=_import_prior)
+    outgoing = directions.add_parser("export", help="write a prior in the official layout")
+    outgoing.add_argument("file", type=Path, help=".pth to write")
+    outgoing.add_argument("--prior", type=Path, default=Path("models/prior"), help="folder of the prior")
+    outgoing.set_defaults(run=_export_prior)
 
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -80,6 +93,19 @@ def _restore(options: argparse.Namespace) -> None:
         except (PictureError, RestoreError) as error:
             raise ValueError(f"{path}: {error}") from error
         (options.out / f"{path.stem}.png").write_bytes(encode_png(restored))
+
+
+def _import_prior(options: argparse.Namespace) -> None:
+    from cfpp.models.official import import_checkpoint
+
+    card = import_checkpoint(options.file, options.out)
+    print(f"{options.out}: a {card.kind} of {card.parameters:,} parameters, from {card.source}")
+
+
+def _export_prior(options: argparse.Namespace) -> None:
+    from cfpp.models.official import export_checkpoint
+
+    print(f"{options.file}: {export_checkpoint(options.prior, options.file)} tensors under params_ema")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from pathlib import Path
 import cfpp
 from cfpp.config import Params, ParamsError, load_params
 from cfpp.data.shards import DataError
-from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE, load_prior, network_config, network_of
-from cfpp.models.weights import Card, WeightsError, read_card
+from cfpp.models.official import read_checkpoint
+from cfpp.models.prior import load_prior, network_of
+from cfpp.models.weights import WeightsError, read_card
 from cfpp.objectives.base import ObjectiveSpec
 from cfpp.objectives.code_prediction import CodePredictionSpec
 from cfpp.objectives.codebook import CodebookSpec
@@ -27,8 +28,6 @@ from pipelines.training import RUNS, absolute, model_card, report, save
 EMBEDDED = Path(cfpp.__file__).parent / "data" / "embedded" / "prior"
 CURVES = "curves.csv"
 PRIOR = Path("models/prior")
-# A bare checkpoint does not say how long it was trained, only that it was.
-UNKNOWN_STEPS = 1
 
 
 def main() -> None:
@@ -50,17 +49,18 @@ def bring_in(session: Session, source: Path) -> None:
     params = session.params
     if not source.exists():
         raise WeightsError(f"{source}: not found; see prior.source and prior.checkpoint")
-    card = Card(
-        kind="codeformer", config=network_config(OFFICIAL_NETWORK, OFFICIAL_SIZE), steps=UNKNOWN_STEPS
-    )
-    card = read_card(source) if source.is_dir() else replace(card, source=source.name)
+    if source.is_dir():
+        weights, card = load_prior(source).state_dict(), read_card(source)
+    else:
+        weights, card = read_checkpoint(source)
+        if card.kind != "codeformer":
+            raise WeightsError(f"{source}: holds a {card.kind} (stage 1 alone), not a codeformer")
     _, size = network_of(card.config)
     if size != params.run.size:
         raise ParamsError(
             f"{source}: a prior for faces of {size} x {size} pixels, but run.size is {params.run.size}; "
             f"set run.size to {size}, or prior.source to train"
         )
-    weights = load_prior(source).state_dict()
     save(session, session.root / PRIOR, weights, card, card.steps, card.metrics)
     curves = source / CURVES
     report(session, _figures(params, card.steps, card.metrics), _read(curves) if curves.is_file() else [])

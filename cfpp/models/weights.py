@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,9 +130,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path}: not a checkpoint of plain tensors: {reason}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise WeightsError(f"{path}: not a checkpoint of plain tensors: {_reason(error)}") from None
     for wrapper in ("params_ema", "params"):
         if isinstance(content, dict) and wrapper in content:
             content = content[wrapper]
@@ -165,22 +165,33 @@ def load_weights(
     if card is not None and trained and card.steps <= 0:
         raise WeightsError(f"{path}: was never trained (0 steps on its card)")
     state = read_state(path)
-    mismatches = _mismatches(model.state_dict(), state)
-    if mismatches:
-        first = "; ".join(mismatches[:_NAMED_MISMATCHES])
-        raise WeightsError(f"{path}: {len(mismatches)} mismatches with the model; first: {first}")
+    check_fit(path, model.state_dict(), state)
     model.load_state_dict(state)
     return card
 
 
-def _mismatches(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+def check_fit(path: str | Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Whether the tensors ``found`` in ``path`` have the ``expected`` keys and shapes, no more and no fewer.
+
+    Raises:
+        WeightsError: naming the first mismatches.
+    """
     lines = []
     for key, value in expected.items():
         if key not in found:
             lines.append(f"{key} is missing")
         elif found[key].shape != value.shape:
             lines.append(f"{key} is {tuple(found[key].shape)}, expected {tuple(value.shape)}")
-    return lines + [f"{key} is unknown" for key in sorted(found) if key not in expected]
+    lines += [f"{key} is unknown" for key in sorted(found) if key not in expected]
+    if lines:
+        first = "; ".join(lines[:_NAMED_MISMATCHES])
+        raise WeightsError(f"{path}: {len(lines)} mismatches with the model; first: {first}")
+
+
+def _reason(error: Exception) -> str:
+    """What the file tried to run, or the first line of torch's advice, which is long and unsafe to follow."""
+    found = re.search(r"Unsupported (?:global: GLOBAL|class|operand) \S+", str(error))
+    return found.group() if found else (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

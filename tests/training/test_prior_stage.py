@@ -1,5 +1,6 @@
 """A trained prior from elsewhere becomes the project's, or is refused with a reason."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,3 +70,11 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path, source: Path) -> No
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(WeightsError, match="sha256"):
         bring_in(session(tmp_path, 64), source)
+
+
+def test_stage_one_alone_is_no_prior(tmp_path: Path, shared: Path) -> None:
+    layout = json.loads((shared / "codeformer" / "layout.json").read_text())["VQAutoEncoder"]
+    state = {key: torch.zeros(1).expand(shape) for key, shape, *_ in layout["state_dict"]}
+    torch.save({"params_ema": state}, tmp_path / "vqgan.pth")
+    with pytest.raises(WeightsError, match="stage 1 alone"):
+        bring_in(session(tmp_path, 512), tmp_path / "vqgan.pth")
