@@ -143,11 +143,15 @@ class NetworkParams:
 @dataclass(frozen=True, kw_only=True)
 class CodebookParams:
     perceptual_weight: float
+    revived_share: float
     adversarial_weight: float
     discriminator_start: int
     discriminator_width: int
     discriminator_layers: int
     train: TrainParams
+
+    def __post_init__(self) -> None:
+        _fraction("prior.codebook", self, "revived_share")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,6 @@ from cfpp.objectives.base import Batch, Objective, StepResult
 from cfpp.objectives.perceptual import build_perceptual
 
 SHOWN = 4
-# Chance per step that a code which the batch leaves unused is moved to where the faces are.
-REVIVED_SHARE = 0.01
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -76,8 +74,9 @@ class CodebookObjective(Objective):
     """L1, perceptual, codebook and (from ``discriminator_start`` on) balanced hinge loss.
 
     Codes start at +-1/K, far inside the latents, so that a few would take all of them and short trainings
-    would never recover. Therefore unused codes are moved onto the first batch's latents, and now and then
-    onto later ones until the discriminator starts.
+    would never recover. Therefore unused codes are moved onto the first batch's latents, and, each with the
+    chance ``revived_share`` per step, onto later ones until the discriminator starts. At 0 none is ever
+    moved, as in the reference, whose trainings are long.
     """
 
     model: VQAutoEncoder
@@ -97,8 +96,8 @@ class CodebookObjective(Objective):
         """Reconstruct ``hq`` [B, 3, S, S]."""
         hq: Tensor = batch["hq"]
         latent = self.model.encoder(hq)
-        if step <= self.discriminator_start:
-            self._revive(latent, 1.0 if step == 0 else REVIVED_SHARE)
+        if self.params.revived_share and step <= self.discriminator_start:
+            self._revive(latent, 1.0 if step == 0 else self.params.revived_share)
         quantized = self.model.quantize(latent)
         picture = self.model.generator(quantized.features).float()
         l1 = (picture - hq).abs().mean()

@@ -62,6 +62,7 @@ TRAIN = TrainParams(
 )
 CODEBOOK = CodebookParams(
     perceptual_weight=1.0,
+    revived_share=0.01,
     adversarial_weight=0.8,
     discriminator_start=5,
     discriminator_width=8,
@@ -199,6 +200,17 @@ def test_revives_no_code_that_is_in_use() -> None:
     quantize.revive(latent, 1.0)
     assert quantize.embedding.weight[:2].equal(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
     assert quantize.embedding.weight[2, 0] < 1
+
+
+@pytest.mark.parametrize(("share", "moves"), [(0.0, False), (0.01, True)])
+def test_the_first_step_places_the_codes_unless_that_is_off(
+    batch: dict[str, Tensor], share: float, moves: bool
+) -> None:
+    network = dataclasses.replace(NETWORK, codebook_size=600)  # more codes than two faces have positions
+    objective = CodebookSpec(dataclasses.replace(CODEBOOK, revived_share=share), network, SIZE, "").build()
+    before = objective.model.quantize.embedding.weight.detach().clone()
+    objective.step(batch, 0)
+    assert objective.model.quantize.embedding.weight.equal(before) is not moves
 
 
 def test_codebook_stage_trains_everything(batch: dict[str, Tensor]) -> None:
