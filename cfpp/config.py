@@ -4,8 +4,7 @@ Nothing else in the project reads params.yaml. An unknown, missing or ill-typed 
 `ParamsError` that names it, so a typo never runs silently with a default.
 """
 
-import dataclasses
-import typing
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +12,13 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from cfpp.schema import ParamsError, build, fraction, not_negative, positive, require, to_dict
 
-class ParamsError(ValueError):
-    """A key of params.yaml is unknown, missing, ill-typed or out of range."""
+__all__ = ["Params", "ParamsError", "load_params", "parse_params", "to_dict"]
+
+# Top-level keys that begin so hold YAML anchors, for other sections to merge, and nothing else.
+SHARED_PREFIX = "x-"
+LATENT_SIDE = 16  # side of CodeFormer's latent, whatever the picture's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +27,8 @@ class RunParams:
     size: int
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, "run.seed", "be 0 or more", self.seed)
-        _require(self.size in (64, 128, 256, 512), "run.size", "be 64, 128, 256 or 512", self.size)
+        not_negative(self, "seed")
+        require(self.size in (64, 128, 256, 512), "size", "be 64, 128, 256 or 512", self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +47,17 @@ class DataParams:
     workers: int
 
     def __post_init__(self) -> None:
-        _positive("data", self, "identities", "shots", "shard_size", "min_side", "max_pixels", "workers")
-        _fraction("data", self, "val_fraction", "test_fraction", "max_quarantine_ratio")
-        _require(
-            self.val_fraction + self.test_fraction < 1,
-            "data.val_fraction + data.test_fraction",
-            "be below 1",
-            self.val_fraction + self.test_fraction,
-        )
-        _require(self.source != "folder" or bool(self.folder), "data.folder", "name a folder", self.folder)
+        positive(self, "identities", "shots", "shard_size", "min_side", "max_pixels", "workers")
+        fraction(self, "val_fraction", "test_fraction", "max_quarantine_ratio")
+        held_out = self.val_fraction + self.test_fraction
+        require(held_out < 1, "val_fraction", "with test_fraction stay below 1", held_out)
+        require(self.source != "folder" or bool(self.folder), "folder", "name a folder", self.folder)
+        rule = "be empty or a regular expression with a group"
+        try:
+            groups = re.compile(self.identity_pattern).groups
+        except re.error as error:
+            raise ParamsError(f"identity_pattern: must {rule}: {error}") from None
+        require(bool(groups) or not self.identity_pattern, "identity_pattern", rule, self.identity_pattern)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +72,10 @@ class DegradationRange:
     def __post_init__(self) -> None:
         for name in ("sigma", "downsample", "noise", "jpeg"):
             low, high = getattr(self, name)
-            _require(0 <= low <= high, f"degradation.*.{name}", "be [low, high], low >= 0", (low, high))
-        _require(self.sigma[0] > 0, "degradation.*.sigma", "be above 0", self.sigma)
-        _require(self.downsample[0] >= 1, "degradation.*.downsample", "be 1 or more", self.downsample)
-        _require(self.jpeg[0] >= 1 and self.jpeg[1] <= 100, "degradation.*.jpeg", "be in 1..100", self.jpeg)
+            require(0 <= low <= high, name, "be [low, high], low >= 0", (low, high))
+        require(self.sigma[0] > 0, "sigma", "be above 0", self.sigma)
+        require(self.downsample[0] >= 1, "downsample", "be 1 or more", self.downsample)
+        require(self.jpeg[0] >= 1 and self.jpeg[1] <= 100, "jpeg", "be in 1..100", self.jpeg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,8 @@ class DegradationParams:
     small: DegradationRange
 
     def __post_init__(self) -> None:
-        _require(self.kernel_size % 2 == 1, "degradation.kernel_size", "be odd", self.kernel_size)
+        positive(self, "kernel_size")
+        require(self.kernel_size % 2 == 1, "kernel_size", "be odd", self.kernel_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +114,14 @@ class TrainParams:
     max_failures: int
 
     def __post_init__(self) -> None:
-        names = ("steps", "batch_size", "accumulate", "learning_rate", "final_learning_rate", "workers")
-        _positive("*.train", self, *names)
-        _positive("*.train", self, "threads", "log_every", "validate_every", "checkpoint_every", "keep")
-        _fraction("*.train", self, "ema_decay")
-        _require(
+        positive(self, "steps", "batch_size", "accumulate", "learning_rate", "final_learning_rate")
+        positive(self, "workers", "threads", "log_every", "validate_every", "checkpoint_every", "keep")
+        not_negative(self, "loader_workers", "max_failures")
+        fraction(self, "ema_decay")
+        require(all(0 <= beta < 1 for beta in self.betas), "betas", "be 0 or more, below 1", self.betas)
+        require(
             self.batch_size % (self.workers * self.accumulate) == 0,
-            "*.train.batch_size",
+            "batch_size",
             "be a multiple of workers x accumulate",
             self.batch_size,
         )
@@ -135,9 +142,17 @@ class NetworkParams:
     fuse: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        names = ("width", "res_blocks", "codebook_size", "embed_dim", "transformer_dim")
-        _positive("prior.network", self, *names, "transformer_heads", "transformer_layers")
-        _require(self.width % 32 == 0, "prior.network.width", "be a multiple of 32", self.width)
+        positive(self, "width", "multipliers", "res_blocks", "codebook_size", "embed_dim")
+        positive(self, "transformer_dim", "transformer_heads", "transformer_layers")
+        require(self.width % 32 == 0, "width", "be a multiple of 32", self.width)
+        require(
+            self.transformer_dim % self.transformer_heads == 0,
+            "transformer_dim",
+            "be a multiple of transformer_heads",
+            self.transformer_dim,
+        )
+        sides = [LATENT_SIDE << level for level in range(len(self.multipliers))]
+        require(set(self.fuse) <= set(sides), "fuse", f"name sides among {sides}", self.fuse)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +166,9 @@ class CodebookParams:
     train: TrainParams
 
     def __post_init__(self) -> None:
-        _fraction("prior.codebook", self, "revived_share")
+        fraction(self, "revived_share")
+        not_negative(self, "perceptual_weight", "adversarial_weight", "discriminator_start")
+        positive(self, "discriminator_width", "discriminator_layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +176,9 @@ class CodePredictionParams:
     feature_weight: float
     cross_entropy_weight: float
     train: TrainParams
+
+    def __post_init__(self) -> None:
+        not_negative(self, "feature_weight", "cross_entropy_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +192,12 @@ class FusionParams:
     small_every: int
     train: TrainParams
 
+    def __post_init__(self) -> None:
+        not_negative(self, "perceptual_weight", "adversarial_weight", "discriminator_start")
+        positive(self, "discriminator_width", "discriminator_layers", "small_every")
+        ascending = tuple(sorted(self.curriculum)) == self.curriculum and self.curriculum[0] >= 0
+        require(ascending, "curriculum", "be steps in ascending order", self.curriculum)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PriorParams:
@@ -183,9 +209,9 @@ class PriorParams:
     fusion: FusionParams
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.source != "checkpoint" or bool(self.checkpoint),
-            "prior.checkpoint",
+            "checkpoint",
             "name a file or folder when prior.source is checkpoint",
             self.checkpoint,
         )
@@ -200,7 +226,7 @@ class SynthesizeParams:
     workers: int
 
     def __post_init__(self) -> None:
-        _positive("synthesize", self, "variants", "batch_size", "workers")
+        positive(self, "variants", "batch_size", "workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +238,10 @@ class TrainDamParams:
     train: TrainParams
 
     def __post_init__(self) -> None:
-        _require(self.lncc_window % 2 == 1, "train_dam.lncc_window", "be odd", self.lncc_window)
+        positive(self, "widths", "lncc_window")
+        not_negative(self, "integration_steps", "smoothness_weight")
+        require(len(self.widths) >= 2, "widths", "name two levels or more", self.widths)
+        require(self.lncc_window % 2 == 1, "lncc_window", "be odd", self.lncc_window)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,8 +252,8 @@ class PairParams:
     workers: int
 
     def __post_init__(self) -> None:
-        _positive("pair", self, "batch_size", "workers")
-        _fraction("pair", self, "feather")
+        positive(self, "batch_size", "workers")
+        fraction(self, "feather")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +275,12 @@ class TrainTgrnParams:
     discriminator_layers: int
     train: TrainParams
 
+    def __post_init__(self) -> None:
+        positive(self, "widths", "res_blocks", "discriminator_width", "discriminator_layers", "metric_margin")
+        not_negative(self, "l1_weight", "perceptual_weight", "identity_weight", "metric_weight")
+        not_negative(self, "adversarial_weight", "discriminator_start")
+        require(bool(self.negatives), "negatives", "name one or more (off: metric_weight 0)", self.negatives)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateParams:
@@ -255,8 +290,9 @@ class EvaluateParams:
     pictures: int
 
     def __post_init__(self) -> None:
-        _positive("evaluate", self, "batch_size", "bootstrap")
-        _fraction("evaluate", self, "confidence")
+        positive(self, "batch_size", "bootstrap")
+        not_negative(self, "pictures")
+        require(0 < self.confidence < 1, "confidence", "be above 0 and below 1", self.confidence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +323,15 @@ class Params:
     weights: WeightsParams
     mlflow: MlflowParams
 
+    def __post_init__(self) -> None:
+        levels = len(self.prior.network.multipliers)
+        require(
+            self.prior.source != "train" or self.run.size == LATENT_SIDE << (levels - 1),
+            "prior.network.multipliers",
+            f"have log2(run.size / {LATENT_SIDE}) + 1 levels for run.size {self.run.size}",
+            self.prior.network.multipliers,
+        )
+
 
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check `path`.
@@ -308,74 +353,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
 
 
 def parse_params(tree: Any) -> Params:
-    """Build `Params` from the plain mapping that YAML gives."""
-    params: Params = _build(Params, tree, "")
+    """Build `Params` from the plain mapping that YAML gives; what holds only anchors is left out."""
+    if isinstance(tree, dict):
+        tree = {key: value for key, value in tree.items() if not str(key).startswith(SHARED_PREFIX)}
+    params: Params = build(Params, tree, "")
     return params
-
-
-def to_dict(section: Any) -> dict[str, Any]:
-    """Plain mapping of a section, tuples as lists, for cards, hashes and MLflow."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-    mapping: dict[str, Any] = plain(dataclasses.asdict(section))
-    return mapping
-
-
-def _build(cls: type, tree: Any, where: str) -> Any:
-    if not isinstance(tree, dict):
-        raise ParamsError(f"{where or 'the file'}: expected a mapping, found {type(tree).__name__}")
-    hints = typing.get_type_hints(cls)
-    dotted = {name: f"{where}.{name}" if where else name for name in [*hints, *map(str, tree)]}
-    unknown = [dotted[str(key)] for key in tree if key not in hints]
-    if unknown:
-        raise ParamsError(f"unknown key {unknown[0]}; known here: {', '.join(hints)}")
-    missing = [dotted[name] for name in hints if name not in tree]
-    if missing:
-        raise ParamsError(f"missing key {missing[0]}")
-    return cls(**{name: _convert(hint, tree[name], dotted[name]) for name, hint in hints.items()})
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where)
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise ParamsError(f"{where}: expected one of {', '.join(map(str, choices))}, found {value!r}")
-        return value
-    if origin is tuple:
-        items = typing.get_args(hint)
-        if not isinstance(value, list):
-            raise ParamsError(f"{where}: expected a list, found {value!r}")
-        if items[-1] is not ... and len(value) != len(items):
-            raise ParamsError(f"{where}: expected {len(items)} values, found {len(value)}")
-        hints = [items[0]] * len(value) if items[-1] is ... else list(items)
-        return tuple(
-            _convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True))
-        )
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ParamsError(f"{where}: expected {hint.__name__}, found {value!r}")
-    return value
-
-
-def _require(holds: bool, key: str, rule: str, value: Any) -> None:
-    if not holds:
-        raise ParamsError(f"{key}: must {rule}, found {value!r}")
-
-
-def _positive(section: str, params: Any, *names: str) -> None:
-    for name in names:
-        _require(getattr(params, name) > 0, f"{section}.{name}", "be above 0", getattr(params, name))
-
-
-def _fraction(section: str, params: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(params, name)
-        _require(0 <= value <= 1, f"{section}.{name}", "be between 0 and 1", value)

@@ -1,17 +1,19 @@
 """Named overrides of params.yaml.
 
-A profile is a partial params.yaml. Applying one edits params.yaml in place, comments kept, so that
-`git diff params.yaml` shows exactly what it did and DVC sees ordinary parameter changes.
+A profile is a partial params.yaml; its `x-train` changes every training that does not say otherwise. Applying
+one edits params.yaml in place, comments kept, so that `git diff params.yaml` shows exactly what it did and
+DVC sees ordinary parameter changes.
 """
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
-from cfpp.config import ParamsError, parse_params
+from cfpp.config import SHARED_PREFIX, ParamsError, parse_params, to_dict
 
 
 def apply_profile(profile: Path, params: Path) -> list[str]:
@@ -27,21 +29,46 @@ def apply_profile(profile: Path, params: Path) -> list[str]:
     if not profile.is_file():
         known = ", ".join(sorted(path.stem for path in profile.parent.glob("*.yaml"))) or "none"
         raise FileNotFoundError(f"{profile}: no such profile; there are: {known}")
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 1000
-    tree = yaml.load(params.read_text(encoding="utf-8"))
-    changed = _merge(tree, yaml.load(profile.read_text(encoding="utf-8")), str(profile), "")
-    text = io.StringIO()
-    yaml.dump(tree, text)
+    overrides = _yaml().load(profile.read_text(encoding="utf-8")) or {}
+    before = after = params.read_text(encoding="utf-8")
+    # What other sections merge comes first, so that theirs is compared with what they then inherit.
+    shared = {key: value for key, value in overrides.items() if key.startswith(SHARED_PREFIX)}
+    own = {key: value for key, value in overrides.items() if key not in shared}
+    for part in (shared, own):
+        tree = _yaml().load(after)
+        _merge(tree, part, str(profile), "")
+        text = io.StringIO()
+        _yaml().dump(tree, text)
+        after = text.getvalue()
+    old = _values(before)
     try:
-        parse_params(YAML(typ="safe").load(text.getvalue()))
+        new = _values(after)
     except ParamsError as error:
         raise ParamsError(f"{profile}: {error}") from None
     partial = params.with_suffix(".yaml.tmp")
-    partial.write_text(text.getvalue(), encoding="utf-8")
+    partial.write_text(after, encoding="utf-8")
     partial.replace(params)
-    return changed
+    return [key for key, value in new.items() if old[key] != value]
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 1000
+    return yaml
+
+
+def _values(text: str) -> dict[str, Any]:
+    """Dotted key to value, anchors resolved."""
+
+    def leaves(tree: dict[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{where}{key}.")
+            else:
+                yield f"{where}{key}", value
+
+    return dict(leaves(to_dict(parse_params(YAML(typ="safe").load(text))), ""))
 
 
 def _flow_sequence(values: list[Any]) -> CommentedSeq:
@@ -50,15 +77,12 @@ def _flow_sequence(values: list[Any]) -> CommentedSeq:
     return sequence
 
 
-def _merge(tree: Any, overrides: dict[str, Any], profile: str, where: str) -> list[str]:
-    changed = []
+def _merge(tree: Any, overrides: dict[str, Any], profile: str, where: str) -> None:
     for key, value in overrides.items():
         dotted = f"{where}.{key}" if where else key
         if key not in tree:
             raise ParamsError(f"{profile}: unknown key {dotted}")
         if isinstance(value, dict):
-            changed += _merge(tree[key], value, profile, dotted)
+            _merge(tree[key], value, profile, dotted)
         elif tree[key] != value:
             tree[key] = _flow_sequence(value) if isinstance(value, list) else value
-            changed.append(dotted)
-    return changed

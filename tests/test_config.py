@@ -1,4 +1,5 @@
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,12 @@ PROFILES = sorted((REPOSITORY / "profiles").glob("*.yaml"))
 
 @pytest.fixture
 def tree() -> dict:
-    return copy.deepcopy(YAML(typ="safe").load(PARAMS.read_text()))
+    return plain(PARAMS)
+
+
+def plain(path: Path) -> dict:
+    tree = YAML(typ="safe").load(path.read_text())
+    return copy.deepcopy({key: value for key, value in tree.items() if not key.startswith("x-")})
 
 
 def leaves(tree: dict, where: str = "") -> list[str]:
@@ -23,6 +29,14 @@ def leaves(tree: dict, where: str = "") -> list[str]:
         dotted = f"{where}.{key}" if where else key
         found += leaves(value, dotted) if isinstance(value, dict) else [dotted]
     return found
+
+
+def at(tree: dict, dotted: str) -> object:
+    value: object = tree
+    for key in dotted.split("."):
+        assert isinstance(value, dict)
+        value = value[key]
+    return value
 
 
 def change(tree: dict, dotted: str, value: object) -> dict:
@@ -76,11 +90,47 @@ def test_every_missing_or_ill_typed_key_is_named(tree: dict) -> None:
         ("train_dam.train.batch_size", 0),
         ("degradation.large.sigma", [3.0, 1.0]),
         ("degradation.large.sigma", [1.0, 2.0, 3.0]),
+        ("degradation.small.jpeg", [0, 50]),
+        ("degradation.kernel_size", -41),
+        ("data.identity_pattern", "(unclosed"),
+        ("data.identity_pattern", "no group"),
+        ("prior.network.fuse", [48]),
+        ("prior.network.transformer_dim", 130),
+        ("prior.fusion.small_every", 0),
+        ("prior.fusion.curriculum", [1200, 400, 10]),
+        ("prior.codebook.train.learning_rate", float("inf")),
+        ("prior.code_prediction.train.betas", [0.9, 1.0]),
+        ("train_dam.lncc_window", -9),
+        ("train_dam.widths", [16]),
+        ("train_dam.train.loader_workers", -1),
+        ("train_tgrn.widths", []),
+        ("train_tgrn.negatives", []),
+        ("train_tgrn.l1_weight", float("nan")),
+        ("evaluate.confidence", 1.0),
+        ("evaluate.pictures", -1),
     ],
 )
-def test_a_value_out_of_range_is_refused(tree: dict, key: str, value: object) -> None:
-    with pytest.raises(ParamsError, match=key.split(".")[-1]):
+def test_a_value_out_of_range_is_refused_by_its_whole_key(tree: dict, key: str, value: object) -> None:
+    with pytest.raises(ParamsError, match=rf"^{re.escape(key)}(\[|:)"):
         parse_params(change(tree, key, value))
+
+
+def test_a_network_that_does_not_fit_the_size_is_refused_before_anything_runs(tree: dict) -> None:
+    change(tree, "run.size", 256)
+    parse_params(tree)  # the embedded prior's own geometry is on its card
+    with pytest.raises(ParamsError, match=r"^prior\.network\.multipliers: .*run\.size 256"):
+        parse_params(change(tree, "prior.source", "train"))
+
+
+def test_what_trainings_share_reaches_each_that_does_not_say_otherwise(tmp_path: Path) -> None:
+    path, profile = tmp_path / "params.yaml", tmp_path / "mine.yaml"
+    path.write_text(PARAMS.read_text())
+    # the shared value becomes 4, and the one that names today's shared value keeps it
+    profile.write_text("x-train: {threads: 4}\ntrain_dam: {train: {threads: 2}}")
+    changed = apply_profile(profile, path)
+    sections = ["prior.codebook", "prior.code_prediction", "prior.fusion", "train_tgrn"]
+    assert sorted(changed) == sorted(f"{section}.train.threads" for section in sections)
+    assert load_params(path).train_dam.train.threads == 2
 
 
 def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
@@ -99,15 +149,15 @@ def test_every_profile_applies_and_keeps_the_comments(profile: Path, tmp_path: P
     path = tmp_path / "params.yaml"
     path.write_text(PARAMS.read_text())
     changed = apply_profile(profile, path)
-    overrides = YAML(typ="safe").load(profile.read_text())
+    overrides = plain(profile)
     result = to_dict(load_params(path))
+    before = plain(PARAMS)
     for dotted in leaves(overrides):
-        expected, found = overrides, result
-        for key in dotted.split("."):
-            expected, found = expected[key], found[key]
-        assert found == expected, dotted
+        assert at(result, dotted) == at(overrides, dotted), dotted
     assert changed
-    assert set(changed) <= set(leaves(overrides))
+    assert set(changed) == {key for key in leaves(result) if at(result, key) != at(before, key)}
+    if "x-train" not in profile.read_text():
+        assert set(changed) <= set(leaves(overrides))
     assert path.read_text().count("#") == PARAMS.read_text().count("#")
     assert apply_profile(profile, path) == []
 

@@ -5,11 +5,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from cfpp.config import NetworkParams
+from cfpp.config import LATENT_SIDE, NetworkParams
 from cfpp.models.codeformer.layers import AttnBlock, Downsample, ResBlock, Upsample, group_norm
 from cfpp.models.codeformer.quantizer import VectorQuantizer
-
-LATENT_SIDE = 16
 
 
 class Level(NamedTuple):

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cfpp.config import NetworkParams
-from cfpp.models.codeformer.autoencoder import LATENT_SIDE, Encoder, Generator, pyramid
+from cfpp.config import LATENT_SIDE, NetworkParams
+from cfpp.models.codeformer.autoencoder import Encoder, Generator, pyramid
 from cfpp.models.codeformer.layers import FuseBlock, TransformerLayer, adain
 from cfpp.models.codeformer.quantizer import VectorQuantizer
 
