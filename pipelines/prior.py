@@ -18,6 +18,7 @@ from cfpp.objectives.base import ObjectiveSpec
 from cfpp.objectives.code_prediction import CodePredictionSpec
 from cfpp.objectives.codebook import CodebookSpec
 from cfpp.objectives.fusion import FusionSpec
+from cfpp.objectives.perceptual import perceptual_name
 from cfpp.training.curves import Row
 from cfpp.training.faces import StoredFaces
 from cfpp.training.job import Export, TrainingError, TrainJob, run_name
@@ -74,13 +75,15 @@ def train(session: Session) -> None:
     codebook = CodebookSpec(prior.codebook, prior.network, size, weights_root)
     data_sha256 = data.sha256(codebook)
     inputs = (replace(prior, source="train", checkpoint=""), params.degradation, params.run)
-    name = run_name("prior", *inputs, params.weights.root, data_sha256)
+    perceptual = perceptual_name(weights_root)
+    specs = (CodebookSpec, CodePredictionSpec, FusionSpec)
+    name = run_name("prior", specs, *inputs, perceptual, data_sha256)
     first, second = (str(root / RUNS / name / "phases" / phase) for phase in ("codebook", "code_prediction"))
     prediction = CodePredictionSpec(prior.code_prediction, prior.network, size, weights_root, first)
     fusion = FusionSpec(prior.fusion, prior.code_prediction, prior.network, size, weights_root, first, second)
 
     def export(folder: str, spec: ObjectiveSpec) -> Export:
-        return Export(folder, model_card(root, spec, prior, data_sha256, name))
+        return Export(folder, model_card(root, spec, prior, data_sha256, name, perceptual))
 
     seed = params.run.seed
     jobs = [
@@ -91,8 +94,9 @@ def train(session: Session) -> None:
         TrainJob("fusion", fusion, prior.fusion.train, data, seed),
     ]
     result = fit(jobs, name=name, storage=str(root / RUNS), sink=session.sink)
-    card = model_card(root, fusion, prior, data_sha256, name)
+    card = model_card(root, fusion, prior, data_sha256, name, perceptual)
     save(session, root / PRIOR, result.weights, card, result.steps, result.metrics)
+    session.log_params({"perceptual": perceptual})
     report(session, _figures(params, result.steps, result.metrics), result.curves)
 
 

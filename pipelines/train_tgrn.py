@@ -8,6 +8,7 @@ import logging
 from cfpp.config import ParamsError, load_params
 from cfpp.data.shards import DataError
 from cfpp.models.weights import WeightsError, read_card
+from cfpp.objectives.perceptual import perceptual_name
 from cfpp.objectives.texture import TextureSpec
 from cfpp.training.job import TrainingError
 from pipelines.session import Session, stage_session
@@ -35,8 +36,9 @@ def train_tgrn(session: Session) -> None:
         weights_root=absolute(root, params.weights.root),
         feather=params.pair.feather,
     )
-    inputs = (read_card(prior).sha256, params.weights.root, str(params.pair.feather))
-    train_one_phase(session, spec, params.train_tgrn, *inputs)
+    inputs = (read_card(prior).sha256, str(params.pair.feather))
+    perceptual = perceptual_name(spec.weights_root)
+    train_one_phase(session, spec, params.train_tgrn, *inputs, perceptual=perceptual)
 
 
 if __name__ == "__main__":

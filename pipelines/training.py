@@ -24,9 +24,11 @@ log = logging.getLogger(__name__)
 RUNS = "runs"
 
 
-def model_card(root: Path, spec: ObjectiveSpec, section: Any, data_sha256: str, run: str) -> Card:
+def model_card(
+    root: Path, spec: ObjectiveSpec, section: Any, data_sha256: str, run: str, perceptual: str
+) -> Card:
     """The card of a model that ``spec`` trains; steps and metrics are known when it is trained."""
-    config = {**spec.config, "training": to_dict(section)}
+    config = {**spec.config, "training": {**to_dict(section), "perceptual": perceptual}}
     return Card(
         kind=spec.kind,
         config=config,
@@ -37,7 +39,9 @@ def model_card(root: Path, spec: ObjectiveSpec, section: Any, data_sha256: str, 
     )
 
 
-def train_one_phase(session: Session, spec: ObjectiveSpec, section: Any, *inputs: str) -> None:
+def train_one_phase(
+    session: Session, spec: ObjectiveSpec, section: Any, *inputs: str, perceptual: str = "none"
+) -> None:
     """Train one model with the engine; writes models/{kind}, its curves and its figures.
 
     Args:
@@ -45,15 +49,19 @@ def train_one_phase(session: Session, spec: ObjectiveSpec, section: Any, *inputs
         spec: what is trained.
         section: the params behind it, with a ``train`` section.
         inputs: hashes of whatever else decides the weights.
+        perceptual: name of the perceptual distance among its losses.
     """
     root, seed = session.root, session.params.run.seed
     data = StoredFaces(str(root.resolve()), flip=True)
     data_sha256 = data.sha256(spec)
-    name = run_name(session.stage, section, session.params.run, data_sha256, *inputs)
+    name = run_name(
+        session.stage, [type(spec)], section, session.params.run, data_sha256, perceptual, *inputs
+    )
     job = TrainJob(spec.kind, spec, section.train, data, seed)
     result = fit([job], name=name, storage=str(root.resolve() / RUNS), sink=session.sink)
-    card = model_card(root, spec, section, data_sha256, name)
+    card = model_card(root, spec, section, data_sha256, name, perceptual)
     save(session, root / "models" / spec.kind, result.weights, card, result.steps, result.metrics)
+    session.log_params({"perceptual": perceptual})
     report(session, {"steps": result.steps, "val": result.metrics}, result.curves)
     if result.images_per_second is not None:
         session.log_metrics({"images_per_second_mean": result.images_per_second})

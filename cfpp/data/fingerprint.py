@@ -3,26 +3,31 @@
 import ast
 import dataclasses
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from cfpp.imports import needed_code, source_of
 
-def fingerprint(*parts: Any, code: Sequence[ModuleType] = ()) -> str:
-    """sha256, hex, of the parts and of the modules' source.
+# These read params, whose values count as parts: a new knob alone changes no result.
+NEUTRAL = frozenset({"cfpp.config", "cfpp.schema"})
+
+
+def fingerprint(*parts: Any, code: Sequence[str] = ()) -> str:
+    """sha256, hex, of the parts and of the source that acts on them.
 
     Args:
         parts: dataclasses, mappings, sequences, strings, numbers: what JSON can say.
-        code: modules, or packages with all their modules. Comments, docstrings and layout do not
-            count: only a change of the code itself makes the shards stale.
+        code: names of modules of this project; all that they import of it counts with them. Comments,
+            docstrings and layout do not count: only a change of the code itself makes results stale.
+            Nor does `NEUTRAL`.
     """
     digest = hashlib.sha256(json.dumps([_plain(part) for part in parts], sort_keys=True).encode())
-    for module in sorted(code, key=lambda item: item.__name__):
-        for path in _sources(module):
-            digest.update(f"\n{module.__name__} {path.name}\n{_meaning(path)}".encode())
+    for name in sorted(needed_code(*code).own - NEUTRAL):
+        path = source_of(name)
+        assert path is not None
+        digest.update(f"\n{name}\n{_meaning(path)}".encode())
     return digest.hexdigest()
 
 
@@ -34,13 +39,6 @@ def _plain(part: Any) -> Any:
     if isinstance(part, (list, tuple)):
         return [_plain(value) for value in part]
     return part
-
-
-def _sources(module: ModuleType) -> list[Path]:
-    folders = getattr(module, "__path__", None)
-    if folders is None:
-        return [Path(inspect.getsourcefile(module) or "")]
-    return sorted(path for folder in folders for path in Path(folder).rglob("*.py"))
 
 
 def _meaning(path: Path) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cfpp.config import ParamsError
+
 
 @dataclass(frozen=True)
 class ExternalFile:
@@ -23,14 +25,14 @@ def find_external(root: str | Path, known: Sequence[ExternalFile]) -> tuple[Path
     """First of `known` that lies in the folder `root`; None when there is none, or `root` is "".
 
     Raises:
-        FileNotFoundError: `root` is set but is no folder.
+        ParamsError: `root` is set but is no folder.
         ExternalFileError: the file is there but its sha256 differs (cut short, or another network).
     """
     if not str(root):
         return None
     folder = Path(root)
     if not folder.is_dir():
-        raise FileNotFoundError(f'weights.root: {folder} is not a folder; set it to "" to go without')
+        raise ParamsError(f'weights.root: {folder} is not a folder; set it to "" to go without')
     for file in known:
         path = folder / file.name
         if path.is_file():

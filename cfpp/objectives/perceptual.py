@@ -168,12 +168,22 @@ def build_perceptual(weights_root: str) -> Perceptual:
     """LPIPS when its backbone lies in `weights_root`, else NLPD; `.name` says which.
 
     Raises:
-        FileNotFoundError, ExternalFileError: see `find_external`.
+        ParamsError, ExternalFileError: see `find_external`.
     """
     found = find_lpips(weights_root)
     chosen = found if found is not None else NLPD()
     log.info("perceptual distance: %s", chosen.name)
     return chosen
+
+
+def perceptual_name(weights_root: str) -> str:
+    """What `build_perceptual` would choose, without loading it.
+
+    Raises:
+        ParamsError, ExternalFileError: see `find_external`.
+    """
+    found = find_external(weights_root, SQUEEZE_FILES)
+    return NLPD.name if found is None else found[1].label
 
 
 def find_lpips(weights_root: str) -> LPIPSSqueeze | None:

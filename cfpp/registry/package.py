@@ -4,7 +4,6 @@ The package loads where this project is not installed. Its code and its requirem
 statements that start at `cfpp.restore`, so neither list can fall behind.
 """
 
-import ast
 import importlib.metadata
 import shutil
 import tempfile
@@ -16,19 +15,11 @@ from typing import Any
 
 import numpy as np
 
-import cfpp
+from cfpp.imports import ROOT, Code, needed_code, source_of
 from cfpp.restore import PARTS
 
 _ENTRY = "cfpp.restore"
 _MODEL_CODE = Path(__file__).with_name("restorer_model.py")
-
-
-@dataclass(frozen=True)
-class Code:
-    """What a module needs to run: modules of this project, and other installed top-level modules."""
-
-    own: frozenset[str]
-    foreign: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -44,39 +35,12 @@ class Registered:
         return f"models:/{self.name}/{self.version}"
 
 
-def needed_code(entry: str = _ENTRY) -> Code:
-    """Modules reached by import statements from `entry`, those inside functions included."""
-    own: set[str] = set()
-    foreign: set[str] = set()
-    waiting = [entry]
-    while waiting:
-        name = waiting.pop()
-        parts = name.split(".")
-        if parts[0] != "cfpp":
-            foreign.add(parts[0])
-            continue
-        waiting += [parent for i in range(1, len(parts)) if (parent := ".".join(parts[:i])) not in own]
-        path = _source(name)
-        if path is None or name in own:  # `from module import thing`: the thing is no module
-            continue
-        own.add(name)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                waiting += [node.module]
-                if node.module.startswith("cfpp"):
-                    waiting += [f"{node.module}.{alias.name}" for alias in node.names]
-    return Code(frozenset(own), frozenset(foreign))
-
-
 def copy_code(code: Code, folder: Path) -> Path:
     """Copy the own modules of `code` into `folder`; returns the package there, for `code_paths`."""
-    root = Path(cfpp.__file__).parents[1]
     for name in sorted(code.own):
-        source = _source(name)
+        source = source_of(name)
         assert source is not None
-        target = folder / source.relative_to(root)
+        target = folder / source.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     return folder / "cfpp"
@@ -101,7 +65,7 @@ def log_package(models: Path, tags: Mapping[str, str]) -> Any:
     from mlflow.types import Schema, TensorSpec
 
     faces = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))])
-    code = needed_code()
+    code = needed_code(_ENTRY)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # the signature is given, and running the model here once more would prove nothing
         warnings.filterwarnings("ignore", message=".*input example was not provided.*")
@@ -129,12 +93,3 @@ def load_package(uri: str) -> Any:
     import mlflow
 
     return mlflow.pyfunc.load_model(uri)
-
-
-def _source(name: str) -> Path | None:
-    """File of a module of this project; None when `name` is no module. Nothing is executed."""
-    base = Path(cfpp.__file__).parents[1].joinpath(*name.split("."))
-    for path in (base / "__init__.py", base.with_suffix(".py")):
-        if path.is_file():
-            return path
-    return None

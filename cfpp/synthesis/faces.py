@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cfpp.config import DataParams, Params
-from cfpp.data import folder as folder_module
-from cfpp.data import pictures as pictures_module
-from cfpp.data import procedural
 from cfpp.data.fingerprint import fingerprint
 from cfpp.data.folder import Listing, list_faces, load_face
 from cfpp.data.pictures import PictureError, encode_png
@@ -141,15 +137,14 @@ def face_spec(params: Params) -> FaceSpec:
 
 def face_config_hash(params: Params) -> str:
     """Identity of what decides a face's bytes, beside its input."""
-    code = [pictures_module, sys.modules[__name__]]
     if params.data.source == "folder":
         parts = {
             "size": params.run.size,
             "min_side": params.data.min_side,
             "max_pixels": params.data.max_pixels,
         }
-        return fingerprint("folder", parts, code=[folder_module, *code])
-    return fingerprint("procedural", params.run, code=[procedural, *code])
+        return fingerprint("folder", parts, code=[__name__])
+    return fingerprint("procedural", params.run, code=[__name__])
 
 
 def _contents(params: DataParams, listing: Listing) -> dict[str, str]:

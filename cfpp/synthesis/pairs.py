@@ -1,6 +1,5 @@
 """The pair stage: warp I_G onto I_F and make the anchor-positive, I_AP = M I_F + (1 - M) I_warp."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +8,10 @@ import numpy as np
 import torch
 
 from cfpp.config import Params
-from cfpp.data import components as components_module
-from cfpp.data import pictures as pictures_module
 from cfpp.data.components import component_mask
 from cfpp.data.fingerprint import fingerprint
 from cfpp.data.pictures import Picture, decode, encode_png, to_pictures, to_tensor
 from cfpp.data.shards import read_shard
-from cfpp.models import dam as dam_module
 from cfpp.models.dam import DAM, load_dam, warp
 from cfpp.models.weights import read_card
 from cfpp.synthesis.restored import TarTask, device_of, finite_rows, groups, keys_of
@@ -122,8 +118,7 @@ def pair_config_hash(params: Params, dam: Path) -> str:
         "batch_size": params.pair.batch_size,
         "use_gpu": params.pair.use_gpu,
     }
-    code = [components_module, pictures_module, dam_module, sys.modules[__name__]]
-    return fingerprint("pairs", parts, code=code)
+    return fingerprint("pairs", parts, code=[__name__])
 
 
 def _variants(members: dict[str, bytes]) -> list[str]:

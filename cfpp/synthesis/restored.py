@@ -1,7 +1,6 @@
 """The synthesize stage: degrade each face and let the prior restore it both ways."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -14,16 +13,12 @@ import torch
 from torch import Tensor
 
 from cfpp.config import DegradationRange, Params
-from cfpp.data import degradation as degradation_module
-from cfpp.data import draws as draws_module
-from cfpp.data import pictures as pictures_module
 from cfpp.data.degradation import Degradation, apply, draw
 from cfpp.data.draws import generator
 from cfpp.data.fingerprint import fingerprint
 from cfpp.data.manifest import Manifest, shard_path
 from cfpp.data.pictures import Picture, decode, encode_png, to_pictures, to_tensor
 from cfpp.data.shards import DataError, read_shard, scan_shard
-from cfpp.models import codeformer as codeformer_package
 from cfpp.models.prior import Prior, load_prior, network_of
 from cfpp.models.weights import read_card
 from cfpp.synthesis.shards_job import Made, Refused, ShardTask, reason_of
@@ -173,8 +168,7 @@ def restored_config_hash(params: Params, prior: Path) -> str:
         "use_gpu": params.synthesize.use_gpu,
         "seed": params.run.seed,
     }
-    code = [degradation_module, draws_module, pictures_module, codeformer_package, sys.modules[__name__]]
-    return fingerprint("restored", parts, code=code)
+    return fingerprint("restored", parts, code=[__name__])
 
 
 def plan_from(source: Path) -> list[TarTask]:

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """Keeps ``decay * average + (1 - decay) * weight`` of every trained parameter.
+    """Keeps ``d * average + (1 - d) * weight`` of every trained parameter.
 
-    Parameters which are not trained, and buffers, are copied as they are.
+    ``d`` rises from 0.1 to ``decay`` as (1 + step) / (10 + step), so that a training shorter than the memory of
+    the average is not mostly its initialisation (as TensorFlow's ExponentialMovingAverage does). Parameters
+    which are not trained, and buffers, are copied as they are.
 
     Attributes:
         module: the average, a network of its own, in eval mode, without gradients.
@@ -26,8 +28,9 @@ class Ema:
         self._copies = list(zip(self.module.buffers(), model.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights after an optimiser step."""
-        torch._foreach_lerp_(self._averages, self._weights, 1 - self.decay)
+    def update(self, step: int) -> None:
+        """Take in the weights after the optimiser's 0-based ``step``."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
         for average, buffer in self._copies:
             average.copy_(buffer)

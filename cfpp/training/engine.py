@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from cfpp.config import ParamsError
 from cfpp.data.shards import DataError
+from cfpp.models.external import ExternalFileError
 from cfpp.models.weights import WeightsError, save_model
 from cfpp.training.checkpoint import CheckpointStore, State, checkpoint_name
 from cfpp.training.curves import Curves
@@ -230,7 +231,7 @@ def _setting_up(job: TrainJob) -> Iterator[None]:
     """What is wrong with params, data or weights is wrong on every worker and at every try."""
     try:
         yield
-    except (DataError, ParamsError, WeightsError) as error:
+    except (DataError, ParamsError, WeightsError, ExternalFileError) as error:
         raise TrainingError(f"{job.name}: {error}") from error
 
 

@@ -9,14 +9,14 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-import cfpp.models
-import cfpp.objectives
-import cfpp.training
 from cfpp.config import TrainParams
-from cfpp.data import degradation, fingerprint, samples
+from cfpp.data.fingerprint import fingerprint
 from cfpp.models.weights import Card
 from cfpp.objectives.base import Batch, ObjectiveSpec
 from cfpp.training.curves import Row
+
+# What acts on the weights, whatever is trained: the steps, and the batches.
+TRAINING_CODE = ("cfpp.training.trainer", "cfpp.training.faces")
 
 
 class TrainingError(RuntimeError):
@@ -106,14 +106,14 @@ class TrainResult:
     images_per_second: float | None = None
 
 
-def run_name(stage: str, *parts: Any) -> str:
-    """Stage and a hash of what decides the weights: the given parts and the code that trains.
+def run_name(stage: str, specs: Sequence[type[ObjectiveSpec]], *parts: Any) -> str:
+    """Stage and a hash of what decides the weights: the given parts, and the code of objectives and trainer.
 
     The same name means the same run: a killed one goes on, a finished one is not trained again. Any change of
     params, data or code gives a new name, so a fresh run needs no name of its own.
     """
-    code = [cfpp.models, cfpp.objectives, cfpp.training, samples, degradation]
-    return f"{stage}-{fingerprint.fingerprint(stage, *parts, code=code)[:12]}"
+    code = [*(spec.__module__ for spec in specs), *TRAINING_CODE]
+    return f"{stage}-{fingerprint(stage, *parts, code=code)[:12]}"
 
 
 def phase_prefix(jobs: Sequence[TrainJob], index: int) -> str:

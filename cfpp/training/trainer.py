@@ -91,7 +91,7 @@ class Trainer:
         self._update(self.optimiser, self._trained, rate)
         if adversarial and self.judge is not None:
             self._update(self.judge, self._judging, rate)
-        self.ema.update()
+        self.ema.update(step)
         return figures
 
     def _discriminator_held(self) -> AbstractContextManager[None]:

@@ -1,5 +1,6 @@
 """Manifests say what is there, byte-identically, and the books balance."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfpp.data import draws, split
+from cfpp import imports
+from cfpp.data import draws
 from cfpp.data.fingerprint import fingerprint
 from cfpp.data.manifest import (
     AccountingError,
@@ -85,14 +87,20 @@ def test_accounting_holds_exactly_when_nothing_is_lost_or_invented(
 
 
 def test_fingerprint_sees_meaning_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = fingerprint({"a": 1}, "x", code=[draws])
-    assert plain == fingerprint({"a": 1}, "x", code=[draws])
-    assert plain != fingerprint({"a": 2}, "x", code=[draws])
-    assert plain != fingerprint({"a": 1}, "x", code=[split])
-    copy = tmp_path / "draws.py"
+    code = ["cfpp.data.draws"]
+    plain = fingerprint({"a": 1}, "x", code=code)
+    assert plain == fingerprint({"a": 1}, "x", code=code)
+    assert plain != fingerprint({"a": 2}, "x", code=code)
+    assert plain != fingerprint({"a": 1}, "x", code=["cfpp.data.split"])
+    uses_draws = fingerprint("x", code=["cfpp.data.degradation"])
+    package = tmp_path / "cfpp" / "data"
+    package.mkdir(parents=True)
+    for name in ("cfpp/__init__.py", "cfpp/data/__init__.py", "cfpp/data/degradation.py"):
+        shutil.copyfile(imports.ROOT / name, tmp_path / name)
     source = Path(draws.__file__).read_text()
-    monkeypatch.setattr("inspect.getsourcefile", lambda _: str(copy))
-    copy.write_text("# a comment\n" + source.replace('"""A uniform number', '"""Some uniform number'))
-    assert fingerprint({"a": 1}, "x", code=[draws]) == plain
-    copy.write_text(source.replace("2**53", "2**52"))
-    assert fingerprint({"a": 1}, "x", code=[draws]) != plain
+    monkeypatch.setattr(imports, "ROOT", tmp_path)
+    (package / "draws.py").write_text("# a comment\n" + source.replace('"""A uniform', '"""Some uniform'))
+    assert fingerprint({"a": 1}, "x", code=code) == plain
+    (package / "draws.py").write_text(source.replace("2**53", "2**52"))
+    assert fingerprint({"a": 1}, "x", code=code) != plain
+    assert fingerprint("x", code=["cfpp.data.degradation"]) != uses_draws

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from cfpp.config import ParamsError
 from cfpp.models.external import ExternalFileError
 from cfpp.objectives.perceptual import NLPD, build_perceptual, find_lpips
 
@@ -115,7 +116,7 @@ def test_without_weights_it_is_nlpd(tmp_path: Path) -> None:
 
 
 def test_a_damaged_or_missing_folder_of_weights_is_an_error_not_a_fallback(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"weights\.root"):
+    with pytest.raises(ParamsError, match=r"weights\.root"):
         build_perceptual(str(tmp_path / "absent"))
     (tmp_path / "squeezenet1_1_int8_dequantised.pth").write_bytes(b"cut short")
     with pytest.raises(ExternalFileError, match="sha256"):

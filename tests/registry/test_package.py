@@ -14,7 +14,8 @@ import pytest
 from tiny_models import SIZE, write_models
 
 from cfpp.config import MlflowParams
-from cfpp.registry.package import Registered, load_package, log_package, needed_code, register, requirements
+from cfpp.imports import needed_code
+from cfpp.registry.package import Registered, load_package, log_package, register, requirements
 from cfpp.registry.runs import Store
 from cfpp.restore import Restorer
 
@@ -84,7 +85,7 @@ def test_package_runs_where_the_project_is_not_installed(
 
 
 def test_package_takes_along_what_it_needs_and_no_more() -> None:
-    code = needed_code()
+    code = needed_code("cfpp.restore")
     assert {"cfpp", "cfpp.restore", "cfpp.models.codeformer.quantizer", "cfpp.data.pictures"} <= code.own
     assert not any(
         name.startswith(("cfpp.training", "cfpp.registry", "cfpp.objectives")) for name in code.own

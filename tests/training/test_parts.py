@@ -1,6 +1,7 @@
 """Schedule, average, curves and checkpoints, each against its closed form."""
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from cfpp import imports
+from cfpp.config import TrainParams
+from cfpp.objectives.alignment import AlignmentSpec
 from cfpp.training.checkpoint import FolderCheckpoints, read_state, write_state
 from cfpp.training.curves import Curves
 from cfpp.training.ema import Ema
@@ -33,7 +37,8 @@ def test_the_rate_halves_at_each_milestone_and_not_before() -> None:
     assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4])
 
 
-def test_the_average_is_the_geometric_sum_of_the_weights() -> None:
+@pytest.mark.parametrize("start", [0, 34, 1000])
+def test_the_average_is_the_geometric_sum_of_the_weights(start: int) -> None:
     model = nn.BatchNorm1d(1)
     model.bias.requires_grad_(False)
     nn.init.constant_(model.weight, 5.0)
@@ -43,13 +48,26 @@ def test_the_average_is_the_geometric_sum_of_the_weights() -> None:
         nn.init.constant_(model.weight, value)
         nn.init.constant_(model.bias, value)
         model.get_buffer("running_mean").fill_(value)
-        ema.update()
-    expected = 5.0 * decay**3 + sum((1 - decay) * v * decay ** (2 - i) for i, v in enumerate(history))
+        ema.update(start + history.index(value))
+    expected = 5.0
+    for step, value in enumerate(history, start):
+        d = min(decay, (1 + step) / (10 + step))
+        expected = d * expected + (1 - d) * value
     average = ema.module.state_dict()
     assert average["weight"].item() == pytest.approx(expected, rel=1e-6)
     assert average["running_mean"].item() == 3.0
     assert average["bias"].item() == 0.0  # not trained, so it stays as it was
     assert not ema.module.training
+
+
+def test_a_short_training_is_not_averaged_with_its_initialisation() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, -1.0)
+    ema = Ema(model, 0.995)
+    nn.init.constant_(model.weight, 1.0)
+    for step in range(300):
+        ema.update(step)
+    assert ema.module.get_parameter("weight").item() > 0.999
 
 
 def test_curves_are_wide_and_lose_what_came_after_the_checkpoint(tmp_path: Path) -> None:
@@ -87,9 +105,29 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
         read_state(tmp_path / "bad.pt")
 
 
-def test_the_run_name_changes_with_params_and_data_only() -> None:
-    name = run_name("train_dam", PARAMS, "data sha")
-    assert name == run_name("train_dam", PARAMS, "data sha")
-    assert name.startswith("train_dam-")
-    assert name != run_name("train_dam", replace(PARAMS, steps=13), "data sha")
-    assert name != run_name("train_dam", PARAMS, "other sha")
+def test_the_run_name_changes_with_params_data_and_the_code_that_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def name(section: TrainParams = PARAMS, data: str = "data sha") -> str:
+        return run_name("train_dam", [AlignmentSpec], section, data)
+
+    before = name()
+    assert before.startswith("train_dam-")
+    assert name() == before
+    assert name(replace(PARAMS, steps=13)) != before
+    assert name(data="other sha") != before
+
+    shutil.copytree(imports.ROOT / "cfpp", tmp_path / "cfpp", ignore=shutil.ignore_patterns("embedded"))
+    monkeypatch.setattr(imports, "ROOT", tmp_path)
+    for module, decides in (
+        ("cfpp/models/tgrn.py", False),
+        ("cfpp/evaluation/table.py", False),
+        ("cfpp/config.py", False),
+        ("cfpp/models/dam.py", True),
+        ("cfpp/training/ema.py", True),
+        ("cfpp/data/draws.py", True),
+    ):
+        text = (tmp_path / module).read_text()
+        (tmp_path / module).write_text(text + "\nCHANGED = True\n")
+        assert (name() != before) is decides, module
+        (tmp_path / module).write_text(text)
