@@ -17,20 +17,21 @@ logger = logging.getLogger(__name__)
 MANIFEST = Path("data/shards/manifest.parquet")
 UNKNOWN = "unknown"
 
-# what `dvc repro` itself rewrites in a tracked file is a result, not a change of the code
-_RESULTS = (":(exclude)dvc.lock", ":(exclude)reports")
+# what `dvc repro` itself rewrites in a tracked file is a result, and params have a hash of their own: neither
+# is a change of the code
+_NO_CODE = (":(exclude)dvc.lock", ":(exclude)reports", ":(exclude)params.yaml")
 
 
 def git_commit(root: str | Path = ".") -> str:
     """Commit of the project in `root`, 40 hex digits; "-dirty" is appended when tracked files differ from it.
 
-    dvc.lock and reports/ do not count as dirt. "unknown" outside a repository, before the first commit, or
+    dvc.lock, reports/ and params.yaml (see `params_hash`) do not count as dirt. "unknown" outside a repository, before the first commit, or
     without git.
     """
     commit = _git(root, "rev-parse", "--verify", "HEAD")
     if not commit:
         return UNKNOWN
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *_RESULTS)
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *_NO_CODE)
     return commit if changes == "" else f"{commit}-dirty"
 
 

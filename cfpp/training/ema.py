@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class Ema:
     """Keeps ``d * average + (1 - d) * weight`` of every trained parameter.
 
-    ``d`` rises from 0.1 to ``decay`` as (1 + step) / (10 + step), so that a training shorter than the memory of
-    the average is not mostly its initialisation (as TensorFlow's ExponentialMovingAverage does). Parameters
+    ``d`` rises from 0.1 to ``decay`` as (1 + step) / (10 + step), so that a training shorter than the
+    average's memory is not mostly its initialisation (as TensorFlow's ExponentialMovingAverage does). Parameters
     which are not trained, and buffers, are copied as they are.
 
     Attributes:
