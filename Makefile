@@ -29,10 +29,10 @@ ui: .venv/.ready
 clean:
 	rm -rf .venv .uv .cfpp .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build *.egg-info
 
-# Compiled once here, not in each of the many processes of a run. uv lives in a folder of its own: `uv pip sync` removes from .venv what the lock does not name.
+# Compiled once here, not in each of the many processes of a run. uv lives in a folder of its own, which needs no venv module: `uv pip sync` removes from .venv what the lock does not name.
 .venv/.ready: requirements.lock requirements-uv.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or 3.12 not found on PATH; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	test -x .uv/bin/uv || { $(PYTHON) -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock; }
+	test -x .uv/bin/uv || { $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv --require-hashes -r requirements-uv.lock; }
 	test -x .venv/bin/python || .uv/bin/uv venv --quiet --python "$$(command -v $(PYTHON))" .venv
 	VIRTUAL_ENV=$(CURDIR)/.venv .uv/bin/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/.venv .uv/bin/uv pip install --quiet --no-deps --no-build-isolation -e .

@@ -10,12 +10,12 @@ cfpp prior export FILE       write models/prior as a checkpoint that the public 
 import argparse
 import logging
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfpp.config import ParamsError, load_params
-
-ERRORS = (ParamsError, FileNotFoundError, ValueError)
+from cfpp.config import load_params
+from cfpp.errors import MendableError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         options.run(options)
-    except ERRORS as error:
+    except MendableError as error:
         print(f"cfpp {options.command}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -85,13 +85,17 @@ def _restore(options: argparse.Namespace) -> None:
     from cfpp.data.pictures import PictureError, decode_photo, encode_png
     from cfpp.restore import RestoreError, Restorer
 
+    uses = Counter(path.stem for path in options.inputs)
+    shared = [stem for stem, count in uses.items() if count > 1]
+    if shared:
+        raise MendableError(f"several inputs would be written to {options.out / shared[0]}.png; rename them")
     restorer = Restorer.load(options.models)
     options.out.mkdir(parents=True, exist_ok=True)
     for path in tqdm(options.inputs, unit="face"):
         try:
             restored = restorer.restore(np.stack([decode_photo(path.read_bytes())]))[0]
-        except (PictureError, RestoreError) as error:
-            raise ValueError(f"{path}: {error}") from error
+        except (PictureError, RestoreError, OSError) as error:
+            raise MendableError(f"{path}: {error}") from error
         (options.out / f"{path.stem}.png").write_bytes(encode_png(restored))
 
 

@@ -18,6 +18,7 @@ __all__ = ["Params", "ParamsError", "load_params", "parse_params", "to_dict"]
 
 # Top-level keys that begin so hold YAML anchors, for other sections to merge, and nothing else.
 SHARED_PREFIX = "x-"
+PILLOW_LIMIT = 178_956_970  # pixels beyond which Pillow opens no picture
 LATENT_SIDE = 16  # side of CodeFormer's latent, whatever the picture's
 
 
@@ -48,6 +49,7 @@ class DataParams:
 
     def __post_init__(self) -> None:
         positive(self, "identities", "shots", "shard_size", "min_side", "max_pixels", "workers")
+        require(self.max_pixels <= PILLOW_LIMIT, "max_pixels", f"be {PILLOW_LIMIT} or less", self.max_pixels)
         fraction(self, "val_fraction", "test_fraction", "max_quarantine_ratio")
         held_out = self.val_fraction + self.test_fraction
         require(held_out < 1, "val_fraction", "with test_fraction stay below 1", held_out)

@@ -25,8 +25,8 @@ _NO_CODE = (":(exclude)dvc.lock", ":(exclude)reports", ":(exclude)params.yaml")
 def git_commit(root: str | Path = ".") -> str:
     """Commit of the project in `root`, 40 hex digits; "-dirty" is appended when tracked files differ from it.
 
-    dvc.lock, reports/ and params.yaml (see `params_hash`) do not count as dirt. "unknown" outside a repository, before the first commit, or
-    without git.
+    dvc.lock, reports/ and params.yaml (see `params_hash`) do not count as dirt. "unknown" outside a
+    repository, before the first commit, or without git.
     """
     commit = _git(root, "rev-parse", "--verify", "HEAD")
     if not commit:

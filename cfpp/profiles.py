@@ -23,12 +23,12 @@ def apply_profile(profile: Path, params: Path) -> list[str]:
     the result is a valid params.yaml.
 
     Raises:
-        ParamsError: a key of the profile is unknown, or the result is not valid.
-        FileNotFoundError: there is no such profile; the message lists those that exist.
+        ParamsError: there is no such profile (the message lists those that exist), a key of it is unknown, or
+            the result is not valid.
     """
     if not profile.is_file():
         known = ", ".join(sorted(path.stem for path in profile.parent.glob("*.yaml"))) or "none"
-        raise FileNotFoundError(f"{profile}: no such profile; there are: {known}")
+        raise ParamsError(f"{profile}: no such profile; there are: {known}")
     overrides = _yaml().load(profile.read_text(encoding="utf-8")) or {}
     before = after = params.read_text(encoding="utf-8")
     # What other sections merge comes first, so that theirs is compared with what they then inherit.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cfpp.data.pictures import Picture, to_pictures, to_tensor
+from cfpp.errors import MendableError
 from cfpp.models.dam import DAM, load_dam, warp
 from cfpp.models.prior import Prior, load_prior
 from cfpp.models.tgrn import TGRN, load_tgrn
@@ -19,7 +20,7 @@ from cfpp.models.weights import WeightsError, read_card
 PARTS = ("prior", "dam", "tgrn")
 
 
-class RestoreError(ValueError):
+class RestoreError(MendableError, ValueError):
     """Pictures that cannot be restored; the message says what was expected."""
 
 

@@ -5,8 +5,10 @@ import math
 import typing
 from typing import Any, Literal
 
+from cfpp.errors import MendableError
 
-class ParamsError(ValueError):
+
+class ParamsError(MendableError, ValueError):
     """A key of params.yaml is unknown, missing, ill-typed or out of range."""
 
 

@@ -5,6 +5,7 @@ cfpp profile embedded_prior && dvc repro prior && python -m pipelines.embed_prio
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,10 @@ def main() -> None:
     if params.data.source != "procedural":
         raise SystemExit("embed_prior: data.source is not procedural; only faces of nobody are shipped")
     try:
-        card = save_model(EMBEDDED, load_prior(PRIOR), read_card(PRIOR), dtype=torch.float16)
+        card = read_card(PRIOR)
+        people = {"seed": params.run.seed, "identities": params.data.identities, "shots": params.data.shots}
+        card = replace(card, config={**card.config, "people": people})
+        card = save_model(EMBEDDED, load_prior(PRIOR), card, dtype=torch.float16)
     except WeightsError as error:
         raise SystemExit(f"embed_prior: {error}; train it first: dvc repro prior") from error
     shutil.copyfile(Path("reports/curves/prior.csv"), EMBEDDED / CURVES)

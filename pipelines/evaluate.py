@@ -13,11 +13,10 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from cfpp.config import Params, ParamsError, load_params
+from cfpp.config import Params
 from cfpp.data.manifest import Manifest
 from cfpp.data.pictures import save
 from cfpp.data.samples import SampleStore
-from cfpp.data.shards import DataError
 from cfpp.evaluation.bootstrap import Bootstrap
 from cfpp.evaluation.identity import Domain
 from cfpp.evaluation.measure import STORED, Instruments, Restorer, build_instruments
@@ -27,10 +26,9 @@ from cfpp.evaluation.report import Plots, render_report
 from cfpp.evaluation.table import figure_rows, flat, kinds_frame, summarise
 from cfpp.lineage import lineage
 from cfpp.models.dam import load_dam
-from cfpp.models.external import ExternalFileError
 from cfpp.models.tgrn import load_tgrn
-from cfpp.models.weights import WeightsError, read_card
-from pipelines.session import stage_session
+from cfpp.models.weights import read_card
+from pipelines.session import open_stage
 
 log = logging.getLogger("pipelines.evaluate")
 
@@ -39,17 +37,12 @@ MODELS = Path("models")
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    try:
-        params = load_params()
-        with stage_session("evaluate", params, ray=False) as session:
-            summary, panels = evaluate(params, session.root)
-            session.log_metrics(flat(summary))
-            save(session.root / REPORTS / "faces.jpg", sheet(panels))
-            for name in ("metrics.json", "per_image.csv", "report.html", "faces.jpg"):
-                session.log_artifact(session.root / REPORTS / name)
-    except (ParamsError, DataError, WeightsError, ExternalFileError) as error:
-        raise SystemExit(f"evaluate: {error}") from error
+    with open_stage("evaluate", ray=False) as session:
+        summary, panels = evaluate(session.params, session.root)
+        session.log_metrics(flat(summary))
+        save(session.root / REPORTS / "faces.jpg", sheet(panels))
+        for name in ("metrics.json", "per_image.csv", "report.html", "faces.jpg"):
+            session.log_artifact(session.root / REPORTS / name)
 
 
 def evaluate(params: Params, root: Path) -> tuple[dict[str, Any], list[Panel]]:

@@ -3,16 +3,13 @@
 python -m pipelines.pair
 """
 
-import logging
 from pathlib import Path
 
-from cfpp.config import Params, ParamsError, load_params
-from cfpp.data.shards import DataError
-from cfpp.models.weights import WeightsError
+from cfpp.config import Params
 from cfpp.synthesis.pairs import MASK_KIND, pair_config_hash, pair_spec
 from cfpp.synthesis.restored import plan_from
 from cfpp.synthesis.shards_job import JobReport, process_shards
-from pipelines.session import stage_session
+from pipelines.session import open_stage
 
 RESTORED = Path("data/restored")
 PAIRS = Path("data/pairs")
@@ -21,16 +18,11 @@ REPORT = Path("reports/pair.json")
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    try:
-        params = load_params()
-        with stage_session("pair", params, ray=True) as session:
-            report = pair(params, session.root)
-            report.save(session.root / REPORT, {"mask": MASK_KIND})
-            session.log_metrics(report.speed())
-            session.log_artifact(session.root / REPORT)
-    except (ParamsError, DataError, WeightsError) as error:
-        raise SystemExit(f"pair: {error}") from error
+    with open_stage("pair") as session:
+        report = pair(session.params, session.root)
+        report.save(session.root / REPORT, {"mask": MASK_KIND})
+        session.log_metrics(report.speed())
+        session.log_artifact(session.root / REPORT)
 
 
 def pair(params: Params, root: Path) -> JobReport:

@@ -4,16 +4,14 @@ python -m pipelines.prior
 """
 
 import csv
-import logging
 from dataclasses import replace
 from pathlib import Path
 
 import cfpp
-from cfpp.config import Params, ParamsError, load_params
-from cfpp.data.shards import DataError
+from cfpp.config import Params, ParamsError
 from cfpp.models.official import read_checkpoint
 from cfpp.models.prior import load_prior, network_of
-from cfpp.models.weights import WeightsError, read_card
+from cfpp.models.weights import Card, WeightsError, read_card
 from cfpp.objectives.base import ObjectiveSpec
 from cfpp.objectives.code_prediction import CodePredictionSpec
 from cfpp.objectives.codebook import CodebookSpec
@@ -21,9 +19,9 @@ from cfpp.objectives.fusion import FusionSpec
 from cfpp.objectives.perceptual import perceptual_name
 from cfpp.training.curves import Row
 from cfpp.training.faces import StoredFaces
-from cfpp.training.job import Export, TrainingError, TrainJob, run_name
+from cfpp.training.job import Export, TrainJob, run_name
 from cfpp.training.ray_train import fit
-from pipelines.session import Session, stage_session
+from pipelines.session import Session, open_stage
 from pipelines.training import RUNS, absolute, model_card, report, save
 
 EMBEDDED = Path(cfpp.__file__).parent / "data" / "embedded" / "prior"
@@ -32,17 +30,12 @@ PRIOR = Path("models/prior")
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    try:
-        params = load_params()
-        with stage_session("prior", params, ray=params.prior.source == "train") as session:
-            if params.prior.source == "train":
-                train(session)
-            else:
-                checkpoint = Path(absolute(session.root, params.prior.checkpoint))
-                bring_in(session, EMBEDDED if params.prior.source == "embedded" else checkpoint)
-    except (ParamsError, DataError, WeightsError, TrainingError) as error:
-        raise SystemExit(f"prior: {error}") from error
+    with open_stage("prior", ray=lambda params: params.prior.source == "train") as session:
+        if session.params.prior.source == "train":
+            train(session)
+        else:
+            checkpoint = Path(absolute(session.root, session.params.prior.checkpoint))
+            bring_in(session, EMBEDDED if session.params.prior.source == "embedded" else checkpoint)
 
 
 def bring_in(session: Session, source: Path) -> None:
@@ -50,6 +43,8 @@ def bring_in(session: Session, source: Path) -> None:
     params = session.params
     if not source.exists():
         raise WeightsError(f"{source}: not found; see prior.source and prior.checkpoint")
+    if source == EMBEDDED and params.data.source == "procedural":
+        _refuse_its_own_people(params, read_card(source))
     if source.is_dir():
         weights, card = load_prior(source).state_dict(), read_card(source)
     else:
@@ -98,6 +93,14 @@ def train(session: Session) -> None:
     save(session, root / PRIOR, result.weights, card, result.steps, result.metrics)
     session.log_params({"perceptual": perceptual})
     report(session, _figures(params, result.steps, result.metrics), result.curves)
+
+
+def _refuse_its_own_people(params: Params, card: Card) -> None:
+    """People follow from the seed: with the prior's own, the test split would hold whom it was trained on."""
+    if params.run.seed == card.config.get("people", {}).get("seed"):
+        raise ParamsError(
+            f"run.seed: {params.run.seed} draws the people whom the embedded prior knows; take another"
+        )
 
 
 def _figures(params: Params, steps: int, metrics: object) -> dict[str, object]:

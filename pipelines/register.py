@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from cfpp.config import ParamsError, load_params
 from cfpp.data.samples import SampleStore
-from cfpp.data.shards import DataError
+from cfpp.errors import MendableError
 from cfpp.evaluation.table import flat
 from cfpp.lineage import lineage
-from cfpp.models.weights import WeightsError
 from cfpp.registry.package import Registered, load_package, log_package, register
 from cfpp.restore import PARTS, Restorer
-from pipelines.session import Session, stage_session
+from pipelines.session import Session, open_stage
 
 log = logging.getLogger("pipelines.register")
 
@@ -30,18 +28,13 @@ REPORT = Path("reports/registered.json")
 CHECKED = 4  # pictures
 
 
-class RegisterError(RuntimeError):
+class RegisterError(MendableError, RuntimeError):
     """The package does not restore as the models do, or there is nothing to register."""
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    try:
-        params = load_params()
-        with stage_session("register", params, ray=False) as session:
-            register_restorer(session)
-    except (ParamsError, DataError, WeightsError, RegisterError) as error:
-        raise SystemExit(f"register: {error}") from error
+    with open_stage("register", ray=False) as session:
+        register_restorer(session)
 
 
 def register_restorer(session: Session) -> dict[str, Any]:

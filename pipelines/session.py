@@ -1,6 +1,6 @@
 """What every stage opens first: the Ray head and the MLflow runs it belongs to.
 
-    with stage_session("synthesize", params, ray=True) as session:
+    with open_stage("synthesize") as session:
         ...
         session.log_metrics({"faces": count})
 
@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from cfpp.config import Params, to_dict
+from cfpp.config import Params, load_params, to_dict
+from cfpp.errors import MendableError
 from cfpp.lineage import lineage
-from cfpp.registry.runs import FAILED, FINISHED, KILLED, StageRun, Store, close_parent
+from cfpp.registry.runs import FAILED, FINISHED, KILLED, StageRun, Store, close_parent, set_tags
 from cfpp.registry.sink import MlflowSink
 from pipelines.host import Process, SessionFile, find_owner, spawn, start_head
 
@@ -44,7 +45,7 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-class SessionError(RuntimeError):
+class SessionError(MendableError, RuntimeError):
     """The Ray head of this `dvc repro` could not be reached."""
 
 
@@ -92,6 +93,26 @@ class Session:
 
 
 @contextmanager
+def open_stage(stage: str, *, ray: bool | Callable[[Params], bool] = True) -> Iterator[Session]:
+    """The whole frame of a stage: its log, params.yaml, its session, and one line for what a person can mend.
+
+    Args:
+        stage: its name in dvc.yaml.
+        ray: whether it uses Ray, or what tells by the params.
+
+    Raises:
+        SystemExit: with that line.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        params = load_params()
+        with stage_session(stage, params, ray(params) if callable(ray) else ray) as session:
+            yield session
+    except MendableError as error:
+        raise SystemExit(f"{stage}: {error}") from error
+
+
+@contextmanager
 def stage_session(stage: str, params: Params, ray: bool) -> Iterator[Session]:
     """Open the stage's nested MLflow run and, if it uses `ray`, connect to Ray.
 
@@ -117,6 +138,8 @@ def stage_session(stage: str, params: Params, ray: bool) -> Iterator[Session]:
         if ray:
             _connect(cluster, shared, root)
         yield Session(stage, params, root, parent, run)
+        for run_id in (run.run_id, parent):  # the stage may have made what the first tags could not name
+            set_tags(store.uri, run_id, lineage(params, root))
         status = FINISHED
     except KeyboardInterrupt:
         status = KILLED

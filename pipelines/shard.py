@@ -7,11 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from cfpp.config import Params, ParamsError, load_params
-from cfpp.data.shards import DataError
+from cfpp.config import Params
 from cfpp.synthesis.faces import face_config_hash, face_spec, list_source, plan_faces
 from cfpp.synthesis.shards_job import JobReport, process_shards
-from pipelines.session import stage_session
+from pipelines.session import open_stage
 
 log = logging.getLogger("pipelines.shard")
 
@@ -20,16 +19,11 @@ REPORT = Path("reports/shard.json")
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    try:
-        params = load_params()
-        with stage_session("shard", params, ray=True) as session:
-            report, facts = shard(params, session.root)
-            report.save(session.root / REPORT, facts)
-            session.log_metrics(report.speed() | {"faces_listed": facts["listed"]})
-            session.log_artifact(session.root / REPORT)
-    except (ParamsError, DataError) as error:
-        raise SystemExit(f"shard: {error}") from error
+    with open_stage("shard") as session:
+        report, facts = shard(session.params, session.root)
+        report.save(session.root / REPORT, facts)
+        session.log_metrics(report.speed() | {"faces_listed": facts["listed"]})
+        session.log_artifact(session.root / REPORT)
 
 
 def shard(params: Params, root: Path) -> tuple[JobReport, dict[str, Any]]:

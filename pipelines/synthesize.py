@@ -3,15 +3,12 @@
 python -m pipelines.synthesize
 """
 
-import logging
 from pathlib import Path
 
-from cfpp.config import Params, ParamsError, load_params
-from cfpp.data.shards import DataError
-from cfpp.models.weights import WeightsError
+from cfpp.config import Params
 from cfpp.synthesis.restored import HELD_OUT_VARIANTS, plan_from, restored_config_hash, restored_spec
 from cfpp.synthesis.shards_job import JobReport, process_shards
-from pipelines.session import stage_session
+from pipelines.session import open_stage
 
 SHARDS = Path("data/shards")
 RESTORED = Path("data/restored")
@@ -20,17 +17,12 @@ REPORT = Path("reports/synthesize.json")
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    try:
-        params = load_params()
-        with stage_session("synthesize", params, ray=True) as session:
-            report = synthesize(params, session.root)
-            facts = {"variants_train": params.synthesize.variants, "variants_held_out": HELD_OUT_VARIANTS}
-            report.save(session.root / REPORT, facts)
-            session.log_metrics(report.speed())
-            session.log_artifact(session.root / REPORT)
-    except (ParamsError, DataError, WeightsError) as error:
-        raise SystemExit(f"synthesize: {error}") from error
+    with open_stage("synthesize") as session:
+        report = synthesize(session.params, session.root)
+        facts = {"variants_train": session.params.synthesize.variants, "variants_held_out": HELD_OUT_VARIANTS}
+        report.save(session.root / REPORT, facts)
+        session.log_metrics(report.speed())
+        session.log_artifact(session.root / REPORT)
 
 
 def synthesize(params: Params, root: Path) -> JobReport:

@@ -3,24 +3,14 @@
 python -m pipelines.train_dam
 """
 
-import logging
-
-from cfpp.config import ParamsError, load_params
-from cfpp.data.shards import DataError
 from cfpp.objectives.alignment import AlignmentSpec
-from cfpp.training.job import TrainingError
-from pipelines.session import Session, stage_session
+from pipelines.session import Session, open_stage
 from pipelines.training import train_one_phase
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    try:
-        params = load_params()
-        with stage_session("train_dam", params, ray=True) as session:
-            train_dam(session)
-    except (ParamsError, DataError, TrainingError) as error:
-        raise SystemExit(f"train_dam: {error}") from error
+    with open_stage("train_dam") as session:
+        train_dam(session)
 
 
 def train_dam(session: Session) -> None:

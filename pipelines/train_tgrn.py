@@ -3,26 +3,16 @@
 python -m pipelines.train_tgrn
 """
 
-import logging
-
-from cfpp.config import ParamsError, load_params
-from cfpp.data.shards import DataError
-from cfpp.models.weights import WeightsError, read_card
+from cfpp.models.weights import read_card
 from cfpp.objectives.perceptual import perceptual_name
 from cfpp.objectives.texture import TextureSpec
-from cfpp.training.job import TrainingError
-from pipelines.session import Session, stage_session
+from pipelines.session import Session, open_stage
 from pipelines.training import absolute, train_one_phase
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    try:
-        params = load_params()
-        with stage_session("train_tgrn", params, ray=True) as session:
-            train_tgrn(session)
-    except (ParamsError, DataError, WeightsError, TrainingError) as error:
-        raise SystemExit(f"train_tgrn: {error}") from error
+    with open_stage("train_tgrn") as session:
+        train_tgrn(session)
 
 
 def train_tgrn(session: Session) -> None:
@@ -34,6 +24,7 @@ def train_tgrn(session: Session) -> None:
         size=params.run.size,
         prior_path=str(prior.resolve()),
         weights_root=absolute(root, params.weights.root),
+        procedural=params.data.source == "procedural",
         feather=params.pair.feather,
     )
     inputs = (read_card(prior).sha256, str(params.pair.feather))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_models import write_models
 
 from cfpp.cli import main
 
@@ -43,3 +44,19 @@ def test_restoring_without_models_says_what_is_missing(
 ) -> None:
     assert main(["restore", str(tmp_path / "out"), "x.png", "--models", str(tmp_path / "none")]) == 1
     assert "none" in capsys.readouterr().err
+
+
+def test_restoring_two_files_of_one_name_is_refused_before_one_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["restore", str(tmp_path / "out"), "a/x.png", "b/x.jpg"]) == 1
+    assert "x.png; rename" in capsys.readouterr().err
+
+
+def test_restoring_a_folder_or_a_missing_file_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = write_models(tmp_path / "models")
+    for path in (tmp_path, tmp_path / "nothing.png"):
+        assert main(["restore", str(tmp_path / "out"), str(path), "--models", str(models)]) == 1
+        assert str(path) in capsys.readouterr().err

@@ -172,5 +172,5 @@ def test_a_profile_with_an_unknown_key_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_profile_that_does_not_exist_lists_those_that_do(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="faces128, ffhq512"):
+    with pytest.raises(ParamsError, match="faces128, ffhq512"):
         apply_profile(REPOSITORY / "profiles" / "nothing.yaml", PARAMS)

@@ -22,7 +22,7 @@ def test_commit_is_dirty_for_code_but_not_for_what_repro_writes(tmp_path: Path) 
     git(tmp_path, "init")
     assert git_commit(tmp_path) == "unknown"
     (tmp_path / "reports").mkdir()
-    for name in ("code.py", "dvc.lock", "reports/metrics.json"):
+    for name in ("code.py", "dvc.lock", "params.yaml", "reports/metrics.json"):
         (tmp_path / name).write_text("1")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "x")
@@ -30,6 +30,7 @@ def test_commit_is_dirty_for_code_but_not_for_what_repro_writes(tmp_path: Path) 
     assert git_commit(tmp_path) == head
     (tmp_path / "dvc.lock").write_text("2")
     (tmp_path / "reports/metrics.json").write_text("2")
+    (tmp_path / "params.yaml").write_text("2")
     (tmp_path / "untracked").write_text("2")
     assert git_commit(tmp_path) == head
     (tmp_path / "code.py").write_text("2")

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from cfpp.imports import needed_code, source_of
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -37,9 +39,30 @@ def test_every_stage_names_files_and_params_that_exist() -> None:
     names = {name for out in made for name in ([out] if isinstance(out, str) else out)}
     for name, stage in stages.items():
         assert stage["cmd"] == f"python -m pipelines.{name}"
-        assert set(stage["params"]) <= set(params)
+        assert {key.split(".")[0] for key in stage["params"]} <= set(params)
         for dependency in stage["deps"]:
             assert dependency in names or (REPOSITORY / dependency).exists(), dependency
+
+
+STAGES = ["shard", "prior", "synthesize", "train_dam", "pair", "train_tgrn", "evaluate", "register"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_all_the_code_that_decides_its_result(stage: str) -> None:
+    yaml = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    assert list(yaml) == STAGES
+    own = ("cfpp", "pipelines")
+    # What reads params and source, or keeps records, decides no byte.
+    plumbing = needed_code("pipelines.session", "cfpp.imports", own=own).own
+    for module in needed_code(f"pipelines.{stage}", own=own).own - plumbing:
+        path = source_of(module)
+        assert path is not None
+        names = [
+            str(place.relative_to(REPOSITORY))
+            for place in (path, *path.parents[:-1])
+            if place != REPOSITORY and REPOSITORY in place.parents
+        ]
+        assert path.name == "__init__.py" or set(names) & set(yaml[stage]["deps"]), f"{stage}: {module}"
 
 
 def test_importing_the_library_starts_nothing_and_stays_light() -> None:

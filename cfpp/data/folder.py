@@ -13,7 +13,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cfpp.data.pictures import Picture, decode_photo, resize_square
+import numpy as np
+
+from cfpp.data.pictures import Picture, PictureError, decode_photo, resize_square
 from cfpp.data.shards import DataError
 from cfpp.data.split import FaceRef
 
@@ -30,7 +32,8 @@ class Listing:
     """What a folder holds.
 
     Attributes:
-        faces: one per image file, by relative path; `source` is that path, with slashes.
+        faces: one per image file, by relative path; `source` is that path, with slashes, and with bytes
+            that are not UTF-8 as `\\xff`.
         ignored: relative paths of everything else: other suffixes and linked folders.
     """
 
@@ -47,7 +50,7 @@ def list_faces(folder: Path, identity_pattern: str = "") -> Listing:
             and for stems it does not match, every file is its own identity.
 
     Raises:
-        FolderError: no such folder, no image files, a name that is not valid UTF-8, or a pattern
+        FolderError: no such folder, no image files, a sub-folder that cannot be listed, or a pattern
             that is not a regex with one group or matches nothing.
     """
     if not folder.is_dir():
@@ -62,6 +65,11 @@ def list_faces(folder: Path, identity_pattern: str = "") -> Listing:
     return Listing(tuple(faces), tuple(ignored))
 
 
+def path_of(folder: Path, source: str) -> Path:
+    """The file that a listed face's `source` stands for."""
+    return folder / re.sub(r"\\x([89a-f][0-9a-f])", lambda m: os.fsdecode(bytes([int(m[1], 16)])), source)
+
+
 def load_face(folder: Path, source: str, *, size: int, min_side: int, max_pixels: int) -> Picture:
     """Read a listed face: upright 8-bit RGB, its central square, resized to `size`.
 
@@ -69,31 +77,32 @@ def load_face(folder: Path, source: str, *, size: int, min_side: int, max_pixels
         PictureError: it cannot be used; the message says why.
         OSError: it cannot be read.
     """
-    photo = decode_photo((folder / source).read_bytes(), min_side=min_side, max_pixels=max_pixels)
-    return resize_square(photo, size)
+    data = path_of(folder, source).read_bytes()
+    face = resize_square(decode_photo(data, min_side=min_side, max_pixels=max_pixels), size)
+    if np.ptp(face.reshape(-1, 3), axis=0).max() == 0:
+        raise PictureError("one flat colour, no face")
+    return face
 
 
 def _walk(folder: Path) -> tuple[list[str], list[str]]:
     pictures: list[str] = []
     ignored: list[str] = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_stop):
         where = Path(parent)
         for name in [*files, *(name for name in folders if (where / name).is_symlink())]:
-            path = (where / name).relative_to(folder).as_posix()
+            path = _printable((where / name).relative_to(folder).as_posix())
             is_face = PurePosixPath(name).suffix.lower() in SUFFIXES and name in files
             (pictures if is_face else ignored).append(path)
-    for path in (*pictures, *ignored):
-        if not _is_utf8(path):
-            raise FolderError(f"{folder}: file name {path!r} is not valid UTF-8; rename it")
     return sorted(pictures), sorted(ignored)
 
 
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _stop(error: OSError) -> None:
+    raise FolderError(f"{error.filename}: cannot be listed: {error.strerror}; its faces would be missing")
+
+
+def _printable(path: str) -> str:
+    """The path with bytes that are not UTF-8 written as `\\xff`, as manifests and JSON can hold it."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _keys(paths: list[str]) -> dict[str, str]:

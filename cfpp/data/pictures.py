@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from cfpp.errors import MendableError
+
 Picture = NDArray[np.uint8]
 
 PNG_COMPRESSION = 3
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 
 
-class PictureError(ValueError):
+class PictureError(MendableError, ValueError):
     """Bytes that are not a usable picture; the message says why."""
 
 
@@ -75,19 +77,18 @@ def decode_photo(data: bytes, *, min_side: int = 1, max_pixels: int = 100_000_00
         raise PictureError("empty file")
     try:
         with warnings.catch_warnings():
-            # Our own max_pixels, checked right below, stands for Pillow's limit.
+            # Our own max_pixels, checked right below, stands for the size at which Pillow warns.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.size, min_side, max_pixels)
                 image.load()
-                upright = ImageOps.exif_transpose(image)
-                return _rgb(upright)
+                return _rgb(ImageOps.exif_transpose(image))
     except PictureError:
         raise
     except UnidentifiedImageError:
         raise PictureError("not a picture, whatever its name says") from None
-    except Image.DecompressionBombError as error:
-        raise PictureError(f"too large: {error}") from None
+    except Image.DecompressionBombError:  # raised at twice the size at which it warns, by the header alone
+        raise PictureError(f"too large: more than {max_pixels} pixels") from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         raise PictureError(f"damaged or truncated: {error}") from None
 

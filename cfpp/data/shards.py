@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from cfpp.errors import MendableError
+
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _CHUNK = 1 << 20
 
 
-class DataError(RuntimeError):
+class DataError(MendableError, RuntimeError):
     """The data cannot be used as it is; the message says why and what to do."""
 
 

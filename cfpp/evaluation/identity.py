@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import torch
 
+from cfpp.data.components import TEMPLATE_512
 from cfpp.evaluation.unavailable import Unavailable
 from cfpp.models.external import ExternalFile, find_external, why_missing
 from cfpp.models.probe import Probe
@@ -19,10 +20,6 @@ MOBILEFACENET = (
         "128ec2e51e496334f1c0f7853896b77365471f027942fa29e5cc513d7becef3d",
         "MobileFaceNet, 128-d",
     ),
-)
-# Five points (eyes, nose, mouth corners) of an aligned face, (x, y) in pixels of 512 x 512.
-FFHQ_TEMPLATE = np.array(
-    [(192.98, 239.95), (318.90, 240.19), (256.63, 314.02), (201.26, 371.41), (313.09, 371.15)]
 )
 # Where MobileFaceNet expects them in its 112 x 96 (height x width) crop.
 SPHEREFACE_TEMPLATE = np.array(
@@ -100,7 +97,7 @@ def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def scaled_template(side: int) -> np.ndarray:
     """The FFHQ template [5, 2] in pixels of a face of `side`, pixel centres at whole numbers."""
-    return (FFHQ_TEMPLATE + 0.5) * (side / 512) - 0.5
+    return (TEMPLATE_512 + 0.5) * (side / 512) - 0.5
 
 
 def five_point_crop(picture: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -36,7 +36,8 @@ METRICS = (
         "",
         "low",
         "I_HQ",
-        "Normalised Laplacian pyramid distance: visible differences, without a trained network.",
+        "Normalised Laplacian pyramid distance: visible differences, without a trained network. "
+        "Where no LPIPS backbone is at hand it is also what TGRN is trained to lower.",
     ),
     Metric("lpips", "LPIPS", "", "low", "I_HQ", "Learned perceptual distance, SqueezeNet backbone."),
     Metric("identity", "Identity", "cosine", "high", "I_HQ", "Cosine of the identity embeddings."),

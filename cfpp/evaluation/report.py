@@ -31,7 +31,8 @@ def render_report(
     """The report as HTML.
 
     Args:
-        summary: what metrics.json holds: `pictures`, `differences`, `unavailable`, `instruments`, `about`.
+        summary: what metrics.json holds: `pictures`, `differences`, `alignment`, `unavailable`,
+            `instruments`, `about`.
         panels: faces to show through every step.
         plots: figures.
         lineage: what made these models, name to value: commit, manifest, run.
@@ -51,6 +52,7 @@ def render_report(
         rows={kind: [_cell(metric, kind, summary) for metric in metrics] for kind in KINDS},
         columns=metrics,
         comparisons=[_comparison(first, second, summary) for first, second in COMPARISONS],
+        alignment=summary["alignment"],
         unavailable=summary["unavailable"],
         steps=STEPS,
         panels=[_panel(panel) for panel in panels],

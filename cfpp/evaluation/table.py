@@ -28,9 +28,10 @@ def summarise(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Any]:
     """Means and paired differences with intervals.
 
     Returns:
-        `pictures`: kind to metric to {mean, low, high, n}; `differences`: "out-id", ... to metric to the
-        same, first minus second. For a metric whose best value is 1 the difference is of the distances
-        from 1, under `{metric}_from_1`. Six significant digits; low and high are null for one person.
+        `pictures`: kind to metric to {mean, low, high, n, people}; `alignment`: see there;
+        `differences`: "out-id", ... to metric to the same, first minus second. For a metric whose best value
+        is 1 the difference is of the distances from 1, under `{metric}_from_1`. Six significant digits; low
+        and high are null for one person.
     """
     pictures: dict[str, Any] = {}
     for kind in KINDS:
@@ -54,7 +55,19 @@ def summarise(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Any]:
                     x, y = np.abs(x - 1), np.abs(y - 1)
                 estimate = bootstrap.difference(x, y, a["person"].tolist(), pair, metric.name)
                 differences[pair][difference_name(metric)] = plain(estimate)
-    return {"pictures": pictures, "differences": differences}
+    return {"pictures": pictures, "differences": differences, "alignment": alignment(rows, bootstrap)}
+
+
+def alignment(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """By which share DAM lowers the distance of I_G's landmarks to I_F's; None without landmarks.
+
+    {mean, low, high, n, people} of 1 - error of I_warp / error of I_G; 1 is perfect, below 0 is harm.
+    """
+    warped, still = _ordered(rows, "warp"), _ordered(rows, "gp")
+    if "landmark_id" not in rows or not (still["landmark_id"] > 0).any():
+        return None
+    first, second = (frame["landmark_id"].to_numpy(dtype=np.float64) for frame in (warped, still))
+    return plain(bootstrap.reduction(first, second, still["person"].tolist(), "alignment"))
 
 
 def difference_name(metric: Metric) -> str:
@@ -86,11 +99,13 @@ def best_kind(pictures: dict[str, Any], metric: Metric) -> str | None:
 def flat(summary: dict[str, Any]) -> dict[str, float]:
     """Means only, as `out.psnr` or `out-id.psnr`, for MLflow."""
     groups = summary["pictures"] | summary["differences"]
-    return {
+    means = {
         f"{group}.{name}": figure["mean"]
         for group, figures in groups.items()
         for name, figure in figures.items()
     }
+    aligned = summary["alignment"]
+    return means | ({} if aligned is None else {"alignment.landmark_reduction": aligned["mean"]})
 
 
 def kinds_frame(summary: dict[str, Any]) -> pd.DataFrame:
@@ -105,12 +120,12 @@ def kinds_frame(summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def plain(estimate: Estimate) -> dict[str, Any]:
-    """{mean, low, high, n} with six significant digits."""
+    """{mean, low, high, n, people} with six significant digits."""
     bounds = {
         name: None if value is None else float(f"{value:.6g}")
         for name, value in (("mean", estimate.mean), ("low", estimate.low), ("high", estimate.high))
     }
-    return bounds | {"n": estimate.n}
+    return bounds | {"n": estimate.n, "people": estimate.clusters}
 
 
 def _applies(rows: pd.DataFrame, metric: Metric) -> bool:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfpp.models.weights import load_weights, read_card
+from cfpp.models.weights import load_weights, read_config
 
 _SLOPE = 0.2
 
@@ -142,10 +142,9 @@ def load_dam(folder: str | Path) -> DAM:
     The card's config must hold ``widths`` and ``integration_steps``.
 
     Raises:
-        KeyError: the card lacks them.
         WeightsError: missing, damaged, never trained, or not a DAM of that geometry.
     """
-    config = read_card(folder).config
+    config = read_config(folder, "widths", "integration_steps")
     dam = DAM(tuple(config["widths"]), int(config["integration_steps"]))
     load_weights(dam, folder, kind="dam", trained=True)
     return dam.eval().requires_grad_(False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cfpp.config import ParamsError
+from cfpp.errors import MendableError
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class ExternalFile:
     label: str
 
 
-class ExternalFileError(ValueError):
+class ExternalFileError(MendableError, ValueError):
     """A file has the name of a known network but other contents."""
 
 

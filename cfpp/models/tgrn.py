@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfpp.models.weights import load_weights, read_card
+from cfpp.models.weights import load_weights, read_config
 
 _SLOPE = 0.2
 _FOLD = 2
@@ -175,10 +175,9 @@ def load_tgrn(folder: str | Path) -> TGRN:
     The card's config must hold ``widths``, ``res_blocks``, ``texture_attention``, ``spatial_attention``.
 
     Raises:
-        KeyError: the card lacks one of them.
         WeightsError: missing, damaged, never trained, or not a TGRN of that geometry.
     """
-    config = read_card(folder).config
+    config = read_config(folder, "widths", "res_blocks", "texture_attention", "spatial_attention")
     tgrn = TGRN(
         widths=tuple(config["widths"]),
         res_blocks=int(config["res_blocks"]),

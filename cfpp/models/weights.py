@@ -20,12 +20,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cfpp.errors import MendableError
+
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.json"
 _NAMED_MISMATCHES = 3
 
 
-class WeightsError(ValueError):
+class WeightsError(MendableError, ValueError):
     """Weights are missing, damaged, never trained, or do not fit the model; the message says which."""
 
 
@@ -106,6 +108,19 @@ def read_card(folder: str | Path) -> Card:
         raise WeightsError(f"{path}: not found") from None
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise WeightsError(f"{path}: not a model card: {error}") from None
+
+
+def read_config(folder: str | Path, *keys: str) -> Mapping[str, Any]:
+    """The config on the card in ``folder``.
+
+    Raises:
+        WeightsError: there is no card, or config lacks one of ``keys``.
+    """
+    config = read_card(folder).config
+    missing = [key for key in keys if key not in config]
+    if missing:
+        raise WeightsError(f"{Path(folder) / CARD_FILE}: config lacks {', '.join(missing)}; train it again")
+    return config
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:

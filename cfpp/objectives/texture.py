@@ -15,7 +15,6 @@ from cfpp.models.discriminator import PatchDiscriminator
 from cfpp.models.prior import load_prior
 from cfpp.models.probe import load_probe
 from cfpp.models.tgrn import TGRN
-from cfpp.models.weights import WeightsError
 from cfpp.objectives.adversarial import balanced_adversarial_loss
 from cfpp.objectives.base import Batch, Objective, StepResult
 from cfpp.objectives.codebook import contact_sheet, psnr
@@ -32,6 +31,7 @@ class TextureSpec:
         size: side of the faces, pixels.
         prior_path: the frozen prior, whose encoder is the metric's embedding (unused at metric_weight 0).
         weights_root: section weights, key root.
+        procedural: the faces are procedural ones: the only ones that the identity loss knows.
         feather: edge of the component mask, share of the side; used only where I_AP is made here
             (alignment: none).
     """
@@ -40,6 +40,7 @@ class TextureSpec:
     size: int
     prior_path: str
     weights_root: str
+    procedural: bool
     feather: float = 0.02
 
     kind = "tgrn"
@@ -71,8 +72,7 @@ class TextureSpec:
 
         Raises:
             WeightsError: the prior is missing or does not fit (metric_weight above 0).
-            ParamsError: identity_weight is above 0 and there is no usable embedder, or metric_weight is and
-                there are no negatives.
+            ParamsError: identity_weight is above 0 and the faces are photographs.
         """
         return TextureObjective(self)
 
@@ -90,8 +90,6 @@ class TextureObjective(Objective):
         super().__init__()
         self.spec, params = spec, spec.params
         self.params = params
-        if params.metric_weight > 0 and not params.negatives:
-            raise ParamsError("train_tgrn.negatives: name at least one, or set train_tgrn.metric_weight to 0")
         self.model = TGRN(
             params.widths, params.res_blocks, params.texture_attention, params.spatial_attention
         )
@@ -99,7 +97,7 @@ class TextureObjective(Objective):
         self.embedding = (
             TextureEmbedding(load_prior(spec.prior_path).encoder) if params.metric_weight > 0 else None
         )
-        self.identity = _identity_network() if params.identity_weight > 0 else None
+        self.identity = _identity_network(spec.procedural) if params.identity_weight > 0 else None
         if params.adversarial_weight > 0:
             self.discriminator = PatchDiscriminator(params.discriminator_width, params.discriminator_layers)
         self.discriminator_start = params.discriminator_start
@@ -192,10 +190,10 @@ class TextureObjective(Objective):
         return (1 - F.cosine_similarity(found.float(), wanted.float(), dim=1)).mean()
 
 
-def _identity_network() -> nn.Module:
-    try:
-        return load_probe()
-    except (WeightsError, OSError) as error:
+def _identity_network(procedural: bool) -> nn.Module:
+    if not procedural:
         raise ParamsError(
-            f"train_tgrn.identity_weight: above 0, but there is no identity embedder ({error}); set it to 0"
-        ) from error
+            "train_tgrn.identity_weight: above 0, but the only embedder with gradients is the probe, "
+            "which knows procedural faces; set it to 0 for photographs"
+        )
+    return load_probe()

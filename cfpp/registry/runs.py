@@ -126,15 +126,20 @@ class StageRun:
             _client(self.uri).log_image(self.run_id, picture, key=name, step=step)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        client = _client(self.uri)
-        for name, value in tags.items():
-            client.set_tag(self.run_id, name, value)
+        set_tags(self.uri, self.run_id, tags)
 
     def end(self, status: str) -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
         import mlflow
 
         mlflow.end_run(status)
+
+
+def set_tags(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of any run; what they held before is replaced."""
+    client = _client(uri)
+    for name, value in tags.items():
+        client.set_tag(run_id, name, value)
 
 
 def close_parent(uri: str, run_id: str, status: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cfpp.config import DataParams, Params
 from cfpp.data.fingerprint import fingerprint
-from cfpp.data.folder import Listing, list_faces, load_face
+from cfpp.data.folder import Listing, list_faces, load_face, path_of
 from cfpp.data.pictures import PictureError, encode_png
 from cfpp.data.procedural.render import render
 from cfpp.data.shards import file_sha256
@@ -155,7 +155,7 @@ def _contents(params: DataParams, listing: Listing) -> dict[str, str]:
 
     sources = [face.source for face in listing.faces]
     with ThreadPoolExecutor(max_workers=8) as threads:
-        hashes = threads.map(lambda source: _content(Path(params.folder) / source), sources)
+        hashes = threads.map(lambda source: _content(path_of(Path(params.folder), source)), sources)
         return dict(zip(sources, tqdm(hashes, total=len(sources), unit="file", desc="hashing"), strict=True))
 
 

@@ -10,8 +10,8 @@ class Ema:
     """Keeps ``d * average + (1 - d) * weight`` of every trained parameter.
 
     ``d`` rises from 0.1 to ``decay`` as (1 + step) / (10 + step), so that a training shorter than the
-    average's memory is not mostly its initialisation (as TensorFlow's ExponentialMovingAverage does). Parameters
-    which are not trained, and buffers, are copied as they are.
+    average's memory is not mostly its initialisation (as TensorFlow's ExponentialMovingAverage does).
+    Parameters which are not trained, and buffers, are copied as they are.
 
     Attributes:
         module: the average, a network of its own, in eval mode, without gradients.

@@ -15,10 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from cfpp.config import ParamsError
-from cfpp.data.shards import DataError
-from cfpp.models.external import ExternalFileError
-from cfpp.models.weights import WeightsError, save_model
+from cfpp.errors import MendableError
+from cfpp.models.weights import save_model
 from cfpp.training.checkpoint import CheckpointStore, State, checkpoint_name
 from cfpp.training.curves import Curves
 from cfpp.training.gradients import mean_over_workers
@@ -231,7 +229,7 @@ def _setting_up(job: TrainJob) -> Iterator[None]:
     """What is wrong with params, data or weights is wrong on every worker and at every try."""
     try:
         yield
-    except (DataError, ParamsError, WeightsError, ExternalFileError) as error:
+    except MendableError as error:
         raise TrainingError(f"{job.name}: {error}") from error
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cfpp.config import TrainParams
 from cfpp.data.fingerprint import fingerprint
+from cfpp.errors import MendableError
 from cfpp.models.weights import Card
 from cfpp.objectives.base import Batch, ObjectiveSpec
 from cfpp.training.curves import Row
@@ -19,7 +20,7 @@ from cfpp.training.curves import Row
 TRAINING_CODE = ("cfpp.training.trainer", "cfpp.training.faces")
 
 
-class TrainingError(RuntimeError):
+class TrainingError(MendableError, RuntimeError):
     """A run cannot start or go on; the message names the phase, the step and what to do."""
 
 

@@ -15,9 +15,9 @@ from picture_makers import colours, png_header
 from PIL import Image
 
 from cfpp.config import load_params
-from cfpp.data.folder import FolderError, list_faces
+from cfpp.data.folder import FolderError, list_faces, load_face
 from cfpp.data.manifest import AccountingError, Manifest, check_quarantine
-from cfpp.data.pictures import decode
+from cfpp.data.pictures import PictureError, decode
 from cfpp.data.shards import KEY_PATTERN, read_shard
 from cfpp.synthesis.faces import FaceSpec, FaceTask, FaceWorker, plan_faces
 from cfpp.synthesis.shards_job import ShardOutcome, make_shard
@@ -125,12 +125,42 @@ def test_a_folder_without_pictures_says_why(tmp_path: Path, names: list[str], re
         list_faces(tmp_path)
 
 
-def test_a_missing_folder_and_an_undecodable_name_say_so(tmp_path: Path) -> None:
+def test_a_missing_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="no such folder"):
         list_faces(tmp_path / "nowhere")
-    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))).touch()
-    with pytest.raises(FolderError, match="not valid UTF-8"):
+
+
+def test_a_name_that_is_not_utf8_is_used_like_any_other(tmp_path: Path) -> None:
+    latin = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Jos\xe9.png"))
+    Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)).save(latin)
+    (face,) = list_faces(tmp_path).faces
+    assert face.source == r"Jos\xe9.png"
+    face.source.encode("utf-8")
+    assert face.key.isascii()
+    assert load_face(tmp_path, face.source, size=64, min_side=1, max_pixels=10**6).shape == (64, 64, 3)
+
+
+def test_a_subfolder_that_cannot_be_listed_is_an_error_not_a_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:  # root may list everything, so the mode of the folder would not do
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(FolderError, match=r"closed: cannot be listed: Permission denied"):
         list_faces(tmp_path)
+
+
+def test_a_flat_picture_is_no_face(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (10, 20, 30)).save(tmp_path / "flat.png")
+    with pytest.raises(PictureError, match="flat"):
+        load_face(tmp_path, "flat.png", size=64, min_side=1, max_pixels=10**6)
 
 
 def test_linked_folders_are_counted_not_lost(tmp_path: Path) -> None:

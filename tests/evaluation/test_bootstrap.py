@@ -80,3 +80,20 @@ def test_one_person_has_a_mean_and_no_interval() -> None:
 def test_what_was_not_measured_is_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="values"):
         Bootstrap(10, 0.95, 0).mean(np.array(values), ["a"] * len(values))
+
+
+def test_a_reduction_is_of_the_means_and_its_interval_that_of_the_ratio() -> None:
+    rng = np.random.default_rng(5)
+    before = rng.uniform(1, 9, 80)
+    people = [str(i) for i in range(80)]
+    exact = Bootstrap(500, 0.95, 0).reduction(0.7 * before, before, people)
+    assert (exact.mean, exact.low, exact.high) == pytest.approx((0.3, 0.3, 0.3))
+    after = 0.7 * before + rng.normal(0, 0.5, 80)
+    estimate = Bootstrap(4000, 0.95, 0).reduction(after, before, people)
+    assert estimate.mean == pytest.approx(1 - after.mean() / before.mean())
+    # The delta method: the ratio errs as the residuals' mean does, over the mean of what it is a share of.
+    half = 1.96 * (after - (1 - estimate.mean) * before).std() / np.sqrt(80) / before.mean()
+    assert estimate.low == pytest.approx(estimate.mean - half, abs=0.004)
+    assert estimate.high == pytest.approx(estimate.mean + half, abs=0.004)
+    with pytest.raises(ValueError, match="share"):
+        Bootstrap(50, 0.95, 0).reduction(before, np.zeros(80), people)

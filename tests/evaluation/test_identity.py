@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from skimage.transform import SimilarityTransform
 
+from cfpp.data.components import TEMPLATE_512
 from cfpp.evaluation.identity import (
-    FFHQ_TEMPLATE,
     SPHEREFACE_TEMPLATE,
     EmbeddedIdentity,
     OnnxIdentity,
@@ -38,7 +38,7 @@ def test_the_crop_of_a_large_picture_equals_that_of_the_small_one() -> None:
     rng = np.random.default_rng(0)
     small = cv2.GaussianBlur(rng.integers(0, 256, (128, 128, 3)).astype(np.uint8), (0, 0), 3)
     large = cv2.resize(small, (512, 512), interpolation=cv2.INTER_LINEAR)
-    first, second = five_point_crop(small, scaled_template(128)), five_point_crop(large, FFHQ_TEMPLATE)
+    first, second = five_point_crop(small, scaled_template(128)), five_point_crop(large, TEMPLATE_512)
     assert first.shape == (112, 96, 3)
     assert np.abs(first.astype(int) - second.astype(int)).mean() < 2
 

@@ -49,11 +49,14 @@ def test_means_and_differences_are_what_they_are_called(rows: pd.DataFrame) -> N
     assert summary["pictures"]["out"]["psnr"]["mean"] == 29
     assert summary["pictures"]["lq"]["psnr"]["n"] == 4
     assert "folded" not in summary["pictures"]["lq"]
-    assert summary["pictures"]["warp"]["folded"] == {"mean": 0, "low": 0, "high": 0, "n": 4}
-    assert summary["differences"]["out-id"]["psnr"] == {"mean": 5, "low": 5, "high": 5, "n": 4}
+    assert summary["pictures"]["warp"]["folded"] == {"mean": 0, "low": 0, "high": 0, "n": 4, "people": 3}
+    assert summary["differences"]["out-id"]["psnr"] == {"mean": 5, "low": 5, "high": 5, "n": 4, "people": 3}
     assert summary["differences"]["warp-gp"]["landmark_id"]["mean"] == -1
     assert "landmark_id" not in summary["differences"]["out-id"]
     assert flat(summary)["out-id.psnr"] == 5
+    still = summary["pictures"]["gp"]["landmark_id"]["mean"]
+    assert summary["alignment"]["mean"] == pytest.approx(1 / still)  # one less of that
+    assert flat(summary)["alignment.landmark_reduction"] == summary["alignment"]["mean"]
     assert kinds_frame(summary).set_index("kind").loc["out", "psnr"] == 29
 
 

@@ -81,7 +81,9 @@ def faces(*columns: str, count: int = 2) -> dict[str, Tensor]:
 def test_columns_are_what_the_losses_read(
     prior: str, params: TrainTgrnParams, changes: dict[str, Any], columns: tuple[str, ...]
 ) -> None:
-    spec = pickle.loads(pickle.dumps(TextureSpec(replace(params, **changes), SIZE, prior, "")))
+    spec = pickle.loads(
+        pickle.dumps(TextureSpec(replace(params, **changes), SIZE, prior, "", procedural=True))
+    )
     assert spec.columns == columns
     objective = spec.build()
     batch = faces(*columns)
@@ -94,7 +96,7 @@ def test_columns_are_what_the_losses_read(
 
 def test_the_loss_is_the_weighted_sum_of_what_is_logged(prior: str, params: TrainTgrnParams) -> None:
     torch.manual_seed(0)
-    objective = TextureSpec(replace(params, identity_weight=0.0), SIZE, prior, "").build()
+    objective = TextureSpec(replace(params, identity_weight=0.0), SIZE, prior, "", procedural=True).build()
     torch.nn.init.normal_(objective.model.last.weight, std=0.1)
     batch = faces("hq", "id", "warp", "ap")
     early, late = objective.step(batch, 4), objective.step(batch, 5)
@@ -120,7 +122,7 @@ def test_the_loss_is_the_weighted_sum_of_what_is_logged(prior: str, params: Trai
 
 
 def test_gradients_reach_the_network_and_nothing_else(prior: str, params: TrainTgrnParams) -> None:
-    objective = TextureSpec(params, SIZE, prior, "").build()
+    objective = TextureSpec(params, SIZE, prior, "", procedural=True).build()
     torch.nn.init.normal_(objective.model.last.weight, std=0.1)
     objective.train()
     objective.step(faces("hq", "id", "warp", "ap"), 5).loss.backward()
@@ -136,7 +138,7 @@ def test_gradients_reach_the_network_and_nothing_else(prior: str, params: TrainT
 def test_triplet_logs_rank_the_anchor_positive_and_follow_the_negatives(
     prior: str, params: TrainTgrnParams
 ) -> None:
-    objective = TextureSpec(replace(params, negatives=("id", "gp")), SIZE, prior, "").build()
+    objective = TextureSpec(replace(params, negatives=("id", "gp")), SIZE, prior, "", procedural=True).build()
     # At the start I_out = I_F: as near to that negative as can be, further from the positive.
     logs = objective.step(faces("hq", "id", "gp", "warp", "ap"), 0).logs
     assert logs["similarity_id"].item() == pytest.approx(1, abs=1e-5)
@@ -148,7 +150,8 @@ def test_triplet_logs_rank_the_anchor_positive_and_follow_the_negatives(
 
 
 def test_without_dam_the_anchor_positive_is_made_from_i_g(prior: str, params: TrainTgrnParams) -> None:
-    objective = TextureSpec(replace(params, alignment="none"), SIZE, prior, "", feather=0.05).build()
+    spec = TextureSpec(replace(params, alignment="none"), SIZE, prior, "", procedural=True, feather=0.05)
+    objective = spec.build()
     batch = faces("hq", "id", "gp")
     i_warp, i_ap = objective._guides(batch)
     assert i_warp is batch["gp"]
@@ -158,7 +161,7 @@ def test_without_dam_the_anchor_positive_is_made_from_i_g(prior: str, params: Tr
 
 def test_weights_of_zero_load_and_compute_nothing(params: TrainTgrnParams) -> None:
     off = replace(params, metric_weight=0.0, perceptual_weight=0.0, adversarial_weight=0.0)
-    objective = TextureSpec(off, SIZE, "no such prior", "").build()
+    objective = TextureSpec(off, SIZE, "no such prior", "", procedural=True).build()
     assert objective.discriminator is None
     assert objective.embedding is None
     result = objective.step(faces("hq", "id", "warp"), 100)
@@ -167,20 +170,14 @@ def test_weights_of_zero_load_and_compute_nothing(params: TrainTgrnParams) -> No
     assert result.real is None
 
 
-def test_a_missing_prior_negative_or_embedder_is_named(
-    prior: str, params: TrainTgrnParams, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_prior_and_an_identity_loss_on_photographs_are_named(
+    prior: str, params: TrainTgrnParams
 ) -> None:
     with pytest.raises(WeightsError, match="no such prior"):
-        TextureSpec(params, SIZE, "no such prior", "").build()
-    with pytest.raises(ParamsError, match=r"train_tgrn\.negatives"):
-        TextureSpec(replace(params, negatives=()), SIZE, prior, "").build()
-
-    def absent() -> None:
-        raise WeightsError("probe: not found")
-
-    monkeypatch.setattr(texture, "load_probe", absent)
-    with pytest.raises(ParamsError, match=r"train_tgrn\.identity_weight.*probe: not found"):
-        TextureSpec(replace(params, identity_weight=1.0), SIZE, prior, "").build()
+        TextureSpec(params, SIZE, "no such prior", "", procedural=True).build()
+    spec = TextureSpec(replace(params, identity_weight=1.0), SIZE, prior, "", procedural=False)
+    with pytest.raises(ParamsError, match=r"train_tgrn\.identity_weight.*set it to 0 for photographs"):
+        spec.build()
 
 
 def test_identity_loss_is_zero_for_the_same_face_and_trains(
@@ -190,7 +187,9 @@ def test_identity_loss_is_zero_for_the_same_face_and_trains(
 
     torch.manual_seed(0)
     monkeypatch.setattr(texture, "load_probe", lambda: Probe().eval().requires_grad_(False))
-    spec = TextureSpec(replace(params, identity_weight=1.0, metric_weight=0.0), SIZE, prior, "")
+    spec = TextureSpec(
+        replace(params, identity_weight=1.0, metric_weight=0.0), SIZE, prior, "", procedural=True
+    )
     objective = spec.build().train()
     assert objective.identity is not None
     assert not objective.identity.training
@@ -207,7 +206,7 @@ def test_identity_loss_is_zero_for_the_same_face_and_trains(
 
 def test_a_few_steps_beat_i_f_in_bf16_with_the_discriminator_on(prior: str, params: TrainTgrnParams) -> None:
     torch.manual_seed(0)
-    objective = TextureSpec(replace(params, discriminator_start=0), SIZE, prior, "").build()
+    objective = TextureSpec(replace(params, discriminator_start=0), SIZE, prior, "", procedural=True).build()
     batch = faces("hq", "id", "warp", "ap")
     # The warp holds the very texture that is missing.
     batch["warp"] = batch["hq"]

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -94,17 +95,43 @@ def test_the_table_holds_every_picture_with_its_interval(project: Project) -> No
         assert f'"{picture}"' in text
     report = (project.folder / "reports" / "report.html").read_text()
     assert "<img" in report
-    assert 'src="http' not in report
+    addresses = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", report)
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
     with (project.folder / "reports" / "per_image.csv").open() as file:
         assert len(list(csv.DictReader(file))) > 0
 
 
 def test_one_parent_run_holds_a_nested_run_per_stage(project: Project) -> None:
     parents = project.sql("select distinct value from tags where key = 'mlflow.parentRunId'")
-    assert len(parents) >= 1
+    assert len(parents) == 1
     statuses = dict(project.sql("select name, status from runs"))
     for stage in STAGES:
         assert statuses.get(stage) == "FINISHED", statuses
+
+
+def test_every_run_says_what_it_was_made_of(project: Project) -> None:
+    manifest = (project.folder / "data" / "shards" / "manifest.parquet").read_bytes()
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=project.folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    runs = [run for (run,) in project.sql("select run_uuid from runs")]
+    assert len(runs) == 1 + len(STAGES)
+    for run in runs:
+        tags = dict(project.sql(f"select key, value from tags where run_uuid = '{run}'"))
+        assert tags["data_manifest_sha"] == hashlib.sha256(manifest).hexdigest()
+        assert tags["git_commit"] == head
+        assert project.sql(f"select count(*) from params where run_uuid = '{run}'")[0][0] > 0
+
+
+def test_training_runs_hold_curves_pictures_and_the_state_of_the_machine(project: Project) -> None:
+    for stage in ("prior", "train_dam", "train_tgrn"):
+        ((run, artifacts),) = project.sql(f"select run_uuid, artifact_uri from runs where name = '{stage}'")
+        points = dict(project.sql(f"select key, count(*) from metrics where run_uuid = '{run}' group by key"))
+        assert any(count > 1 and key.endswith("loss") for key, count in points.items()), points
+        assert any(key.startswith("system/") for key in points), points
+        pictures = [*Path(artifacts.removeprefix("file://")).rglob("*.png")]
+        assert pictures, artifacts
 
 
 def test_the_challenger_is_registered(project: Project) -> None:
@@ -117,9 +144,12 @@ def test_the_challenger_is_registered(project: Project) -> None:
 
 def test_again_with_nothing_changed_no_stage_runs(project: Project) -> None:
     before = {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*.tar")}
-    started = time.monotonic()
-    assert project.repro() == []
-    assert time.monotonic() - started < 30
+    seconds = []
+    for _ in range(3):  # the quickest: other work on the machine is no fault of the graph
+        started = time.monotonic()
+        assert project.repro() == []
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 10
     assert {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*.tar")} == before
 
 
