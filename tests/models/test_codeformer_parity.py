@@ -335,5 +335,5 @@ def test_starts_without_fusing() -> None:
 def test_refuses_geometry_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match="from 128 pixels, but the pictures have 256"):
         CodeFormer(SMALL_128, 256)
-    with pytest.raises(ValueError, match=r"prior\.network\.fuse: 256"):
-        CodeFormer(dataclasses.replace(SMALL_128, fuse=(256,)), 128)
+    with pytest.raises(ValueError, match=r"fuse: must name sides among \[16, 32, 64, 128\]"):
+        dataclasses.replace(SMALL_128, fuse=(256,))

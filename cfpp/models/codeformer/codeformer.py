@@ -40,15 +40,12 @@ class CodeFormer(nn.Module):
         image_size: side S of the pictures, pixels.
 
     Raises:
-        ValueError: the geometry does not lead to a 16 x 16 latent, or a fused side is not a level of it.
+        ValueError: the geometry does not lead to a 16 x 16 latent.
     """
 
     def __init__(self, network: NetworkParams, image_size: int) -> None:
         super().__init__()
         channels = {level.side: level.channels for level in pyramid(network, image_size)}
-        for side in network.fuse:
-            if side not in channels:
-                raise ValueError(f"prior.network.fuse: {side} is none of the sides {sorted(channels)}")
         self.network = network
         self.image_size = image_size
         dim = network.transformer_dim
