@@ -25,7 +25,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_models(tmp_path / "models")
     (tmp_path / "reports").mkdir()
     figures = {"psnr": {"mean": 24.125, "low": 24.0, "high": 24.5}, "lpips": {"mean": None}}
-    summary = {"pictures": {"out": figures}, "differences": {"out-id": {"psnr": {"mean": 0.5}}}}
+    differences = {"out-id": {"psnr": {"mean": 0.5}}}
+    summary = {"pictures": {"out": figures}, "differences": differences, "alignment": {"mean": 0.3}}
     (tmp_path / "reports/metrics.json").write_text(json.dumps(summary))
     pictures = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
     monkeypatch.setattr(register, "held_out_pictures", lambda root: pictures)
