@@ -57,12 +57,9 @@ def test_a_stage_depends_on_all_the_code_that_decides_its_result(stage: str) -> 
     for module in needed_code(f"pipelines.{stage}", own=own).own - plumbing:
         path = source_of(module)
         assert path is not None
-        names = [
-            str(place.relative_to(REPOSITORY))
-            for place in (path, *path.parents[:-1])
-            if place != REPOSITORY and REPOSITORY in place.parents
-        ]
-        assert path.name == "__init__.py" or set(names) & set(yaml[stage]["deps"]), f"{stage}: {module}"
+        places = [place for place in (path, *path.parents) if place.is_relative_to(REPOSITORY)]
+        names = {str(place.relative_to(REPOSITORY)) for place in places}
+        assert path.name == "__init__.py" or names & set(yaml[stage]["deps"]), f"{stage}: {module}"
 
 
 def test_importing_the_library_starts_nothing_and_stays_light() -> None:

@@ -1,6 +1,5 @@
 """Checkpoints in the layout of the published CodeFormer, in and out."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from cfpp.config import NetworkParams
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE, network_config, network_of
-from cfpp.models.weights import Card, WeightsError, check_fit, read_card, read_state, save_model
+from cfpp.models.weights import Card, WeightsError, check_fit, file_sha256, read_card, read_state, save_model
 
 # A bare checkpoint does not say how long it was trained, only that it was.
 UNKNOWN_STEPS = 1
@@ -42,13 +41,11 @@ def read_checkpoint(file: str | Path) -> tuple[dict[str, Tensor], Card]:
         raise WeightsError(
             f"{file}: {len(broken)} tensors hold values that are not finite; first: {broken[0]}"
         )
-    with file.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     return state, Card(
         kind=kind,
         config=network_config(OFFICIAL_NETWORK, OFFICIAL_SIZE),
         steps=UNKNOWN_STEPS,
-        source=f"{file.name}, sha256 {sha256}",
+        source=f"{file.name}, sha256 {file_sha256(file)}",
     )
 
 

@@ -82,7 +82,7 @@ def save_model(
     weights = folder / f"{WEIGHTS_FILE}.tmp"
     save_file(tensors, weights)
     card = dataclasses.replace(
-        card, parameters=sum(value.numel() for value in tensors.values()), sha256=_sha256(weights)
+        card, parameters=sum(value.numel() for value in tensors.values()), sha256=file_sha256(weights)
     )
     note = folder / f"{CARD_FILE}.tmp"
     text = json.dumps(dataclasses.asdict(card), indent=2, sort_keys=True) + "\n"
@@ -136,7 +136,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         card, weights = read_card(path), path / WEIGHTS_FILE
         if not weights.is_file():
             raise WeightsError(f"{weights}: not found")
-        if card.sha256 != _sha256(weights):
+        if card.sha256 != file_sha256(weights):
             raise WeightsError(f"{weights}: sha256 differs from the one on its card; copy or train it again")
         return _read_safetensors(weights)
     if not path.is_file():
@@ -216,6 +216,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: not a safetensors file: {error}") from None
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
