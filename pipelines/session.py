@@ -138,8 +138,9 @@ def stage_session(stage: str, params: Params, ray: bool) -> Iterator[Session]:
         if ray:
             _connect(cluster, shared, root)
         yield Session(stage, params, root, parent, run)
-        for run_id in (run.run_id, parent):  # the stage may have made what the first tags could not name
-            set_tags(store.uri, run_id, lineage(params, root))
+        tags = lineage(params, root)  # the stage may have made what the first tags could not name
+        for run_id in (run.run_id, parent):
+            set_tags(store.uri, run_id, tags)
         status = FINISHED
     except KeyboardInterrupt:
         status = KILLED

@@ -13,7 +13,7 @@ from cfpp.config import NetworkParams, ParamsError, load_params
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.prior import load_prior, network_config
 from cfpp.models.weights import Card, WeightsError, read_card, save_model
-from pipelines.prior import bring_in
+from pipelines.prior import EMBEDDED, bring_in
 
 from .toy import same
 
@@ -78,3 +78,13 @@ def test_stage_one_alone_is_no_prior(tmp_path: Path, shared: Path) -> None:
     torch.save({"params_ema": state}, tmp_path / "vqgan.pth")
     with pytest.raises(WeightsError, match="stage 1 alone"):
         bring_in(session(tmp_path, 512), tmp_path / "vqgan.pth")
+
+
+def test_the_embedded_prior_is_refused_for_the_people_it_was_trained_on(tmp_path: Path) -> None:
+    people = read_card(EMBEDDED).config["people"]
+    stage = session(tmp_path, 128)
+    bring_in(stage, EMBEDDED)
+    assert people["seed"] != stage.params.run.seed
+    stage.params = replace(stage.params, run=replace(stage.params.run, seed=people["seed"]))
+    with pytest.raises(ParamsError, match=r"run\.seed: \d+ draws the people"):
+        bring_in(stage, EMBEDDED)
