@@ -22,7 +22,7 @@ _EMBEDDED = files("cfpp.data").joinpath("embedded/probe")
 
 
 class Probe(nn.Module):
-    """Landmark and identity heads on one convolutional trunk; 0.5 million parameters.
+    """Landmark and identity heads on one convolutional trunk; 0.7 million parameters.
 
     The landmarks are the expectation of one heat map each, at 32 x 32, so they are not tied to its grid.
     The embedding reads the trunk's 8 x 8 map with its layout kept: proportions are part of identity.
@@ -35,8 +35,8 @@ class Probe(nn.Module):
         self.deep = nn.Sequential(_conv(48, 80, 2), Residual(80), Residual(80))
         self.deep_lateral = nn.Conv2d(80, 48, 1)
         self.stem_lateral = nn.Conv2d(32, 48, 1)
-        self.fuse = _conv(48, 48, 1)
-        self.heat = nn.Conv2d(48, LANDMARKS, 1)
+        self.fuse = nn.Sequential(_conv(48, 64, 1), Residual(64))
+        self.heat = nn.Conv2d(64, LANDMARKS, 1)
         self.signature = nn.Sequential(_conv(80, 32, 1), nn.Flatten(), nn.Linear(32 * 8 * 8, EMBEDDING))
 
     def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ class Probe(nn.Module):
         context = F.interpolate(self.deep_lateral(deep), scale_factor=2.0, mode="nearest") + middle
         context = F.interpolate(context, scale_factor=2.0, mode="bilinear", align_corners=False)
         heat = self.heat(self.fuse(context + self.stem_lateral(fine)))
-        points = _expectation(heat)
+        points = _expectation(heat.float())
         landmarks = (points + 0.5) * (side / heat.shape[-1]) - 0.5
         return landmarks, F.normalize(self.signature(deep), dim=1)
 

@@ -40,7 +40,7 @@ def test_landmarks_of_unseen_people_are_near_the_truth(
     pictures, truth, _ = faces
     error = landmark_error(probe_outputs(probe, pictures)[0], truth).mean()
     template = landmark_error(np.broadcast_to(truth.mean(axis=0), truth.shape), truth).mean()
-    assert error < 4.5
+    assert error < 3.6
     assert error < 0.75 * template
 
 
@@ -95,9 +95,9 @@ def test_landmarks_follow_a_local_change_of_the_face(
             strength.append(np.exp(-distance / (2 * 12.0**2)).mean())
             moved.append(cv2.remap(picture, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
         shift = (probe_outputs(probe, np.stack(moved))[0] - before)[:, part].mean(axis=(0, 1))
-        # It leans on the average face and reports a third to two thirds of a local displacement.
-        assert 0.3 < shift[0] / (3 * np.mean(strength)) < 1.1
-        assert 0.3 < shift[1] / (-2 * np.mean(strength)) < 1.1
+        # It leans on the average face and reports half to nine tenths of a local displacement.
+        assert 0.45 < shift[0] / (3 * np.mean(strength)) < 1.1
+        assert 0.45 < shift[1] / (-2 * np.mean(strength)) < 1.1
 
 
 def test_the_soft_argmax_is_the_mean_of_its_map() -> None:
@@ -113,5 +113,5 @@ def test_the_file_is_small_and_its_card_says_what_it_can_do() -> None:
     assert (EMBEDDED / "model.safetensors").stat().st_size < 1_500_000
     card = read_card(EMBEDDED)
     assert card.config["first_identity"] >= 1_000_000
-    assert card.metrics["landmark_error_percent_interocular"] < 4.0
-    assert card.metrics["verification_auc"] > 0.97
+    assert card.metrics["landmark_error_percent_interocular"] < 3.0
+    assert card.metrics["verification_auc"] > 0.99
