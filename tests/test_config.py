@@ -135,8 +135,8 @@ def test_what_trainings_share_reaches_each_that_does_not_say_otherwise(tmp_path:
 
 def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(PARAMS.read_text().replace("learning_rate: 1.0e-3", "learning_rate: 1e-3"))
-    assert load_params(path).train_dam.train.learning_rate == 1e-3
+    path.write_text(PARAMS.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 3e-3"))
+    assert load_params(path).train_dam.train.learning_rate == 3e-3
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:

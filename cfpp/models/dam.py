@@ -25,8 +25,8 @@ class DAM(nn.Module):
         widths: encoder channels per level; each level halves the side, so the shortest side must be at least
             2 ** len(widths) pixels. The decoder mirrors them, then come three full-resolution convolutions.
         integration_steps: 0 = the network gives the displacement itself; above 0 it gives a stationary
-            velocity, integrated at half resolution by that many scaling-and-squaring steps, which keeps the
-            warp close to a diffeomorphism.
+            velocity, integrated by that many scaling-and-squaring steps, which keeps the warp close to a
+            diffeomorphism. At full resolution, unlike VoxelMorph's: an eyelid is two pixels wide at 128.
 
     Raises:
         ValueError: fewer than two levels, or a negative number of steps.
@@ -80,7 +80,7 @@ class DAM(nn.Module):
         # Eight bits of mantissa are too few for a displacement of several pixels.
         with torch.autocast(x.device.type, enabled=False):
             flow: Tensor = self.flow(x.float())
-            return _integrate_at_half(flow, self.integration_steps) if self.integration_steps else flow
+            return integrate(flow, self.integration_steps) if self.integration_steps else flow
 
 
 def warp(image: Tensor, flow: Tensor) -> Tensor:
@@ -156,10 +156,3 @@ def _conv(inputs: int, outputs: int) -> nn.Sequential:
     nn.init.kaiming_normal_(convolution.weight, a=_SLOPE)
     nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
     return nn.Sequential(convolution, nn.LeakyReLU(_SLOPE))
-
-
-def _integrate_at_half(velocity: Tensor, steps: int) -> Tensor:
-    height, width = velocity.shape[-2:]
-    small = F.interpolate(velocity, (height // 2, width // 2), mode="bilinear", align_corners=True) * 0.5
-    flow = integrate(small, steps)
-    return F.interpolate(flow, (height, width), mode="bilinear", align_corners=True) * 2

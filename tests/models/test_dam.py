@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from cfpp.models.dam import DAM, folded_share, integrate, load_dam, warp
@@ -121,6 +122,25 @@ def test_integration_unfolds_what_a_plain_displacement_folds() -> None:
     velocity = F.interpolate(torch.randn(1, 2, 8, 8) * 8, size=(64, 64), mode="bicubic")
     assert folded_share(velocity).item() > 0.05
     assert folded_share(integrate(velocity, 7)).item() < 0.2 * folded_share(velocity).item()
+
+
+def test_a_dam_that_integrates_is_its_velocity_followed_for_unit_time() -> None:
+    torch.manual_seed(0)
+    plain, whole = DAM((8, 16), 0), DAM((8, 16), 6)
+    torch.nn.init.normal_(plain.flow.weight, 0.0, 0.1)
+    whole.load_state_dict(plain.state_dict())
+    i_g, i_f = torch.rand(2, 1, 3, 32, 32).unbind(0)
+    with torch.no_grad():
+        velocity, flow = plain(i_g, i_f), whole(i_g, i_f)
+    assert velocity.abs().max() > 0.5
+    # Euler's way, in a thousand steps: where a point that starts at x has got to
+    rows, columns = (axis.numpy().astype(float) for axis in grid(32, 32))
+    at = np.stack([rows, columns])
+    for _ in range(1000):
+        step = [map_coordinates(plane, at, order=1, mode="nearest") for plane in velocity[0].numpy()]
+        at = at + np.stack(step) / 1000
+    inner = (..., slice(4, -4), slice(4, -4))
+    np.testing.assert_allclose(flow[0].numpy()[inner], (at - np.stack([rows, columns]))[inner], atol=0.06)
 
 
 def test_export_and_load_give_the_same_flow(tmp_path: Path) -> None:
