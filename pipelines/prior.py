@@ -1,4 +1,4 @@
-"""The prior, CodeFormer: the embedded one, a checkpoint, or trained here in three phases: models/prior.
+"""The prior, CodeFormer: the embedded one, a checkpoint, or trained here in three stages: models/prior.
 
 python -m pipelines.prior
 """
@@ -8,25 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import cfpp
-from cfpp.config import Params, ParamsError
+from cfpp.config import Params, ParamsError, to_dict
 from cfpp.models.official import read_checkpoint
 from cfpp.models.prior import load_prior, network_of
 from cfpp.models.weights import Card, WeightsError, read_card
-from cfpp.objectives.base import ObjectiveSpec
 from cfpp.objectives.code_prediction import CodePredictionSpec
 from cfpp.objectives.codebook import CodebookSpec
 from cfpp.objectives.fusion import FusionSpec
 from cfpp.objectives.perceptual import perceptual_name
+from cfpp.synthesis.codes import CodesSpec, codes_config_hash
+from cfpp.synthesis.restored import plan_from
+from cfpp.synthesis.shards_job import process_shards
 from cfpp.training.curves import Row
 from cfpp.training.faces import StoredFaces
-from cfpp.training.job import Export, TrainJob, run_name
-from cfpp.training.ray_train import fit
 from pipelines.session import Session, open_stage
-from pipelines.training import RUNS, absolute, model_card, report, save
+from pipelines.training import absolute, publish, report, train_model
 
 EMBEDDED = Path(cfpp.__file__).parent / "data" / "embedded" / "prior"
 CURVES = "curves.csv"
 PRIOR = Path("models/prior")
+SHARDS = Path("data/shards")
+CODES = Path("data/codes")
 
 
 def main() -> None:
@@ -57,42 +59,84 @@ def bring_in(session: Session, source: Path) -> None:
             f"{source}: a prior for faces of {size} x {size} pixels, but run.size is {params.run.size}; "
             f"set run.size to {size}, or prior.source to train"
         )
-    save(session, session.root / PRIOR, weights, card, card.steps, card.metrics)
+    publish(session, session.root / PRIOR, weights, card)
     curves = source / CURVES
-    report(session, _figures(params, card.steps, card.metrics), _read(curves) if curves.is_file() else [])
+    report(session, _figures(params, card), _read(curves) if curves.is_file() else [])
 
 
 def train(session: Session) -> None:
-    """Train codebook, code prediction and fusion as phases of one run, or go on with it; Ray must run."""
-    params, root = session.params, session.root.resolve()
-    data = StoredFaces(str(root), flip=True, degradation=params.degradation)
-    prior, size, weights_root = params.prior, params.run.size, absolute(root, params.weights.root)
-    codebook = CodebookSpec(prior.codebook, prior.network, size, weights_root)
-    data_sha256 = data.sha256(codebook)
-    inputs = (replace(prior, source="train", checkpoint=""), params.degradation, params.run)
+    """Train codebook, code prediction and fusion, each from the one before; Ray must run.
+
+    Each is a run of its own, named by what decides its weights: a change of the last leaves the others be.
+    """
+    params, root, prior = session.params, session.root.resolve(), session.params.prior
+    network, size, weights_root = prior.network, params.run.size, absolute(root, params.weights.root)
     perceptual = perceptual_name(weights_root)
-    specs = (CodebookSpec, CodePredictionSpec, FusionSpec)
-    name = run_name("prior", specs, *inputs, perceptual, data_sha256)
-    first, second = (str(root / RUNS / name / "phases" / phase) for phase in ("codebook", "code_prediction"))
-    prediction = CodePredictionSpec(prior.code_prediction, prior.network, size, weights_root, first)
-    fusion = FusionSpec(prior.fusion, prior.code_prediction, prior.network, size, weights_root, first, second)
+    data = StoredFaces(str(root), flip=True, degradation=params.degradation)
 
-    def export(folder: str, spec: ObjectiveSpec) -> Export:
-        return Export(folder, model_card(root, spec, prior, data_sha256, name, perceptual))
-
-    seed = params.run.seed
-    jobs = [
-        TrainJob("codebook", codebook, prior.codebook.train, data, seed, export(first, codebook)),
-        TrainJob(
-            "code_prediction", prediction, prior.code_prediction.train, data, seed, export(second, prediction)
+    codebook = train_model(
+        session,
+        CodebookSpec(prior.codebook, network, size, weights_root),
+        prior.codebook,
+        network,
+        label="codebook",
+        data=data,
+        perceptual=perceptual,
+        prefix="codebook/",
+    )
+    first = str(codebook.folder)
+    store_codes(session, CodesSpec(first, network, size, prior.code_prediction.train.use_gpu), codebook.card)
+    prediction = train_model(
+        session,
+        CodePredictionSpec(prior.code_prediction, network, size, weights_root, first),
+        prior.code_prediction,
+        network,
+        params.degradation,
+        label="code_prediction",
+        data=data,
+        perceptual=perceptual,
+        started_from={"codebook": codebook.card},
+        prefix="code_prediction/",
+        first_step=prior.codebook.train.steps,
+    )
+    fusion = train_model(
+        session,
+        FusionSpec(
+            prior.fusion, prior.code_prediction, network, size, weights_root, first, str(prediction.folder)
         ),
-        TrainJob("fusion", fusion, prior.fusion.train, data, seed),
-    ]
-    result = fit(jobs, name=name, storage=str(root / RUNS), sink=session.sink)
-    card = model_card(root, fusion, prior, data_sha256, name, perceptual)
-    save(session, root / PRIOR, result.weights, card, result.steps, result.metrics)
+        prior.fusion,
+        network,
+        params.degradation,
+        prior.code_prediction.feature_weight,
+        prior.code_prediction.cross_entropy_weight,
+        label="fusion",
+        data=data,
+        perceptual=perceptual,
+        started_from={"codebook": codebook.card, "code_prediction": prediction.card},
+        prefix="fusion/",
+        first_step=prior.codebook.train.steps + prior.code_prediction.train.steps,
+    )
+    runs = (codebook, prediction, fusion)
+    metrics = {name: value for run in runs for name, value in run.result.metrics.items()}
+    training = {**to_dict(prior), "perceptual": perceptual}
+    card = replace(fusion.card, config={**fusion.card.config, "training": training}, metrics=metrics)
+    publish(session, root / PRIOR, fusion.result.weights, card)
     session.log_params({"perceptual": perceptual})
-    report(session, _figures(params, result.steps, result.metrics), result.curves)
+    report(session, _figures(params, card), [row for run in runs for row in run.result.curves])
+
+
+def store_codes(session: Session, spec: CodesSpec, codebook: Card) -> None:
+    """Bring data/codes up to date: the codes of every train and val face in that codebook; Ray must run."""
+    params, root = session.params, session.root
+    process_shards(
+        [task for task in plan_from(root / SHARDS) if task.split != "test"],
+        spec,
+        root / CODES,
+        config_hash=codes_config_hash(codebook.sha256, spec),
+        workers=params.data.workers,
+        use_gpu=spec.use_gpu,
+        max_quarantine_ratio=0.0,  # a face without codes would be missing from two stages of training
+    )
 
 
 def _refuse_its_own_people(params: Params, card: Card) -> None:
@@ -103,8 +147,9 @@ def _refuse_its_own_people(params: Params, card: Card) -> None:
         )
 
 
-def _figures(params: Params, steps: int, metrics: object) -> dict[str, object]:
-    return {"source": params.prior.source, "size": params.run.size, "steps": steps, "val": metrics}
+def _figures(params: Params, card: Card) -> dict[str, object]:
+    size = params.run.size
+    return {"source": params.prior.source, "size": size, "steps": card.steps, "val": card.metrics}
 
 
 def _read(path: Path) -> list[Row]:

@@ -85,7 +85,7 @@ class ObjectiveSpec(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The sample columns (hq, lq, id, gp, warp, ap, mask) a batch needs."""
+        """The sample columns (hq, lq, id, gp, warp, ap, mask, codes) a batch needs."""
         ...
 
     def build(self) -> Objective:

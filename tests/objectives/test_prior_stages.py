@@ -23,7 +23,7 @@ from cfpp.objectives.adversarial import (
     hinge_discriminator_loss,
 )
 from cfpp.objectives.base import Objective, ObjectiveSpec
-from cfpp.objectives.code_prediction import CodePredictionSpec
+from cfpp.objectives.code_prediction import CodePredictionSpec, load_stage_one
 from cfpp.objectives.codebook import CodebookSpec, code_statistics, psnr
 from cfpp.objectives.fusion import FusionSpec
 
@@ -89,12 +89,6 @@ def seeded() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def batch() -> dict[str, Tensor]:
-    hq = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8) * 2 - 1, SIZE, mode="bilinear")
-    return {"hq": hq, "lq": (hq + 0.2 * torch.randn_like(hq)).clamp(-1, 1)}
-
-
 def save(folder: Path, spec: CodebookSpec | CodePredictionSpec, model: nn.Module, steps: int = 1) -> str:
     save_model(folder, model, Card(kind=spec.kind, config=spec.config, steps=steps))
     return str(folder)
@@ -104,6 +98,14 @@ def save(folder: Path, spec: CodebookSpec | CodePredictionSpec, model: nn.Module
 def stage_one(tmp_path: Path) -> str:
     spec = CodebookSpec(CODEBOOK, NETWORK, SIZE, "")
     return save(tmp_path / "codebook", spec, spec.build().model)
+
+
+@pytest.fixture
+def batch(stage_one: str) -> dict[str, Tensor]:
+    hq = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8) * 2 - 1, SIZE, mode="bilinear")
+    teacher = load_stage_one(stage_one, NETWORK, SIZE)
+    codes = teacher.quantize.encode(teacher.encoder(hq))
+    return {"hq": hq, "lq": (hq + 0.2 * torch.randn_like(hq)).clamp(-1, 1), "codes": codes}
 
 
 @pytest.fixture
@@ -265,15 +267,16 @@ def test_code_prediction_trains_encoder_and_transformer(
     assert all(objective.state_dict()[key].equal(value) for key, value in frozen.items())
 
 
-def test_code_losses_vanish_for_the_teacher_itself(
+def test_the_feature_loss_of_the_teacher_itself_is_its_distance_from_the_codes(
     prediction: CodePredictionSpec, batch: dict[str, Tensor]
 ) -> None:
     objective = prediction.build()
-    clean = {"hq": batch["hq"], "lq": batch["hq"]}
-    latent = objective.teacher(batch["hq"])
-    codes = objective.model.quantize.encode(latent)
-    features = objective.model.quantize.look_up(codes, 16, 16)
-    expected = (latent - features).square().mean()
+    clean = {**batch, "lq": batch["hq"]}
+    latent = load_stage_one(prediction.codebook, NETWORK, SIZE).encoder(batch["hq"])
+    distances = torch.cdist(
+        latent.flatten(2).transpose(1, 2).double(), objective.model.quantize.embedding.weight.double()
+    )
+    expected = distances.amin(2).square().mean() / latent.shape[1]
     assert objective.step(clean, 0).logs["feature"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
