@@ -17,8 +17,8 @@ from cfpp.objectives.codebook import CodebookSpec
 from cfpp.objectives.fusion import FusionSpec
 from cfpp.objectives.perceptual import perceptual_name
 from cfpp.synthesis.codes import CodesSpec, codes_config_hash
-from cfpp.synthesis.restored import plan_from
 from cfpp.synthesis.shards_job import process_shards
+from cfpp.synthesis.tars import plan_from
 from cfpp.training.curves import Row
 from cfpp.training.faces import StoredFaces
 from pipelines.session import Session, open_stage

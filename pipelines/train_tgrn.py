@@ -25,6 +25,7 @@ def train_tgrn(session: Session) -> None:
         prior_path=str(prior.resolve()),
         weights_root=absolute(root, params.weights.root),
         procedural=params.data.source == "procedural",
+        prior_kind=params.prior.kind,
         feather=params.pair.feather,
     )
     train_one_model(

@@ -18,8 +18,8 @@ from cfpp.data.samples import encode_codes
 from cfpp.data.shards import read_shard
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.weights import load_weights
-from cfpp.synthesis.restored import TarTask, device_of, groups, keys_of
 from cfpp.synthesis.shards_job import Made, Refused, reason_of
+from cfpp.synthesis.tars import TarTask, device_of, groups, keys_of
 
 CODES_BATCH = 16
 """Faces per forward: fixed, since sums in another order round differently."""
@@ -59,7 +59,7 @@ class CodesWorker:
 
     def keys(self, task: TarTask) -> Sequence[str]:
         """The keys of the input shard."""
-        return keys_of(task)
+        return keys_of(task.source)
 
     def process(self, task: TarTask) -> Iterator[Made | Refused]:
         """Each face once. Batches never span shards."""

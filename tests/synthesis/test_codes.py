@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_models import NETWORK, SIZE
 
 from cfpp.config import NetworkParams
 from cfpp.data.manifest import Manifest, ShardRow, shard_path
@@ -17,9 +18,8 @@ from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.prior import network_config
 from cfpp.models.weights import Card, WeightsError, save_model
 from cfpp.synthesis.codes import CodesSpec, codes_config_hash
-from cfpp.synthesis.restored import plan_from
 from cfpp.synthesis.shards_job import make_shard
-from tiny_models import NETWORK, SIZE
+from cfpp.synthesis.tars import plan_from
 
 KEYS = [f"face{number}" for number in range(5)]
 
