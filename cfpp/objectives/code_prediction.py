@@ -12,8 +12,8 @@ from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.prior import network_config
 from cfpp.models.weights import load_weights
-from cfpp.objectives.base import Batch, Objective, StepResult
-from cfpp.objectives.codebook import code_statistics, contact_sheet, psnr
+from cfpp.objectives.base import Batch, StepResult
+from cfpp.objectives.codebook import CodedObjective, code_counts, contact_sheet, psnr
 from cfpp.objectives.perceptual import build_perceptual
 
 
@@ -88,7 +88,7 @@ def code_losses(model: CodeFormer, codes: Tensor, latent: Tensor, logits: Tensor
     }
 
 
-class CodePredictionObjective(Objective):
+class CodePredictionObjective(CodedObjective):
     """Feature and cross-entropy losses at w = 0; codebook, generator and fuse blocks stay as they are."""
 
     model: CodeFormer
@@ -121,7 +121,7 @@ class CodePredictionObjective(Objective):
         figures = code_losses(model, batch["codes"], out.latent, out.logits)
         figures["psnr"] = psnr(out.picture, hq)
         figures["perceptual"] = self.perceptual(out.picture.float().clamp(-1, 1), hq).mean()
-        return figures | code_statistics(out.logits.argmax(2), out.logits.shape[2])
+        return figures | {"codes": code_counts(out.logits.argmax(2), out.logits.shape[2])}
 
     def pictures(self, model: nn.Module, batch: Batch) -> Tensor:
         """Degraded face, restoration at w = 0, clean face."""

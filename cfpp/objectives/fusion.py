@@ -11,9 +11,9 @@ from cfpp.models.discriminator import PatchDiscriminator
 from cfpp.models.prior import network_config
 from cfpp.models.weights import WeightsError, load_weights
 from cfpp.objectives.adversarial import balanced_adversarial_loss
-from cfpp.objectives.base import Batch, Objective, StepResult
+from cfpp.objectives.base import Batch, StepResult
 from cfpp.objectives.code_prediction import code_losses, load_stage_one
-from cfpp.objectives.codebook import code_statistics, contact_sheet, psnr
+from cfpp.objectives.codebook import CodedObjective, code_counts, contact_sheet, psnr
 from cfpp.objectives.perceptual import build_perceptual
 
 STRONG_W = 1.3
@@ -84,7 +84,7 @@ class FusionSpec:
         return FusionObjective(self)
 
 
-class FusionObjective(Objective):
+class FusionObjective(CodedObjective):
     """Code losses always; L1, perceptual and balanced hinge loss where the phase fuses (w > 0).
 
     Image losses train the fuse blocks only: codes are looked up and the encoder's features detached.
@@ -155,7 +155,7 @@ class FusionObjective(Objective):
         for name, picture in zip(("id", "gp"), model.restore_pair(batch["lq"]), strict=True):
             figures[f"psnr_{name}"] = psnr(picture, hq)
             figures[f"perceptual_{name}"] = self.perceptual(picture.float(), hq).mean()
-        return figures | code_statistics(logits.argmax(2), logits.shape[2])
+        return figures | {"codes": code_counts(logits.argmax(2), logits.shape[2])}
 
     def pictures(self, model: nn.Module, batch: Batch) -> Tensor:
         """Degraded face, I_F, I_G, clean face."""

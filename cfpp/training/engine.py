@@ -166,9 +166,7 @@ class _Run:
                     picture = objective.pictures(model, batch)
                     if picture is not None:
                         self.sink.image(job.first_step + done, f"{job.prefix}val", as_picture(picture))
-        figures = {
-            name: float(torch.stack([entry[name].float() for entry in found]).mean()) for name in found[0]
-        }
+        figures = objective.summarise(found)
         self.metrics |= {job.prefix + name: value for name, value in figures.items()}
         return {f"val/{name}": value for name, value in figures.items()}
 

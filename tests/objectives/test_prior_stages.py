@@ -24,7 +24,7 @@ from cfpp.objectives.adversarial import (
 )
 from cfpp.objectives.base import Objective, ObjectiveSpec
 from cfpp.objectives.code_prediction import CodePredictionSpec, load_stage_one
-from cfpp.objectives.codebook import CodebookSpec, code_statistics, psnr
+from cfpp.objectives.codebook import CodebookSpec, code_counts, code_statistics, psnr
 from cfpp.objectives.fusion import FusionSpec
 
 SIZE = 32
@@ -172,9 +172,23 @@ def test_psnr_by_hand() -> None:
 
 
 def test_code_statistics_by_hand() -> None:
-    figures = code_statistics(torch.tensor([[0, 1], [0, 1]]), 8)
-    assert figures["code_usage"].item() == pytest.approx(0.25)
-    assert figures["code_perplexity"].item() == pytest.approx(2.0, rel=1e-4)
+    figures = code_statistics(code_counts(torch.tensor([[0, 1], [0, 1]]), 8))
+    assert figures == {"code_usage": 0.25, "dead_codes": 6, "code_perplexity": pytest.approx(2.0)}
+
+
+def test_codes_are_counted_over_the_split_and_not_by_batch(batch: dict[str, Tensor]) -> None:
+    objective = CodebookSpec(CODEBOOK, NETWORK, SIZE, "").build()
+    batches = [
+        {"psnr": torch.tensor(value), "codes": code_counts(torch.tensor([code]), 4)}
+        for value, code in ((20.0, 0), (22.0, 3))
+    ]
+    figures = objective.summarise(batches)
+    assert figures == {
+        "psnr": 21.0,
+        "code_usage": 0.5,
+        "dead_codes": 2,
+        "code_perplexity": pytest.approx(2.0),
+    }
 
 
 def test_revived_codes_lie_on_the_latent() -> None:
@@ -229,7 +243,7 @@ def test_codebook_stage_learns_and_uses_its_codes(batch: dict[str, Tensor]) -> N
     after = objective.validate(objective.model, batch)
     assert after["psnr"] > before["psnr"] + 3
     assert after["perceptual"] < before["perceptual"] / 2
-    assert after["code_usage"] >= 0.75
+    assert objective.summarise([after])["code_usage"] >= 0.75
 
 
 def test_discriminator_joins_at_its_step(batch: dict[str, Tensor]) -> None:
