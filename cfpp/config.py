@@ -159,6 +159,7 @@ class NetworkParams:
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookParams:
+    checkpoint: str
     perceptual_weight: float
     revived_share: float
     adversarial_weight: float

@@ -61,6 +61,7 @@ TRAIN = TrainParams(
     max_failures=0,
 )
 CODEBOOK = CodebookParams(
+    checkpoint="",
     perceptual_weight=1.0,
     revived_share=0.01,
     adversarial_weight=0.8,

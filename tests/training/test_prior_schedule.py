@@ -15,9 +15,9 @@ from cfpp.data.manifest import Manifest, ShardRow, shard_path
 from cfpp.data.pictures import encode_png
 from cfpp.data.shards import write_shard
 from cfpp.models.weights import file_sha256, read_card
-from cfpp.training.curves import Row
+from cfpp.training.curves import columns_of
 from cfpp.training.sinks import Silent
-from pipelines import prior as stage
+from pipelines.prior_training import train_prior
 from pipelines.training import RUNS
 
 from .toy import columns
@@ -69,12 +69,6 @@ def session(root: Path, params: Params) -> Any:
     return SimpleNamespace(stage="prior", params=params, root=root, sink=Silent(), **ignore)
 
 
-def curves(root: Path) -> list[Row]:
-    rows = stage._read(root / "reports" / "curves" / "prior.csv")
-    assert [row["step"] for row in rows] == list(range(1, sum(STEPS) + 1))
-    return rows
-
-
 def make_faces(root: Path) -> None:
     manifest = Manifest()
     for split, count in (("train", 8), ("val", 4)):
@@ -102,13 +96,16 @@ def test_every_boundary_under_two_workers_is_that_of_one(tmp_path: Path) -> None
         for name, train in (("two", {"workers": 2}), ("one", {"accumulate": 2})):
             root = tmp_path / name
             make_faces(root)
-            stage.train(session(root, schedule(params, **train)))
-            rows[name], cards[name] = curves(root), read_card(root / "models" / "prior")
+            _, cards[name], rows[name] = train_prior(session(root, schedule(params, **train)))
+            assert [row["step"] for row in rows[name]] == list(range(1, sum(STEPS) + 1))
+        # Stage 1 from elsewhere, with one more knob of stage 3: only the stages after it are trained.
         root = tmp_path / "one"
         before = {path.name for path in (root / RUNS).iterdir()}
-        changed = schedule(params, accumulate=2)
-        fusion = replace(changed.prior.fusion, adversarial_weight=0.0)
-        stage.train(session(root, replace(changed, prior=replace(changed.prior, fusion=fusion))))
+        [codebook] = (root / RUNS).glob("codebook-*/model")
+        again = schedule(params, accumulate=2)
+        prior = replace(again.prior, codebook=replace(again.prior.codebook, checkpoint=str(codebook)))
+        prior = replace(prior, fusion=replace(prior.fusion, adversarial_weight=0.0))
+        _, elsewhere, later = train_prior(session(root, replace(again, prior=prior)))
     finally:
         ray.shutdown()
 
@@ -129,6 +126,8 @@ def test_every_boundary_under_two_workers_is_that_of_one(tmp_path: Path) -> None
     assert read_card(folders["code_prediction"]).started_from == {"codebook": weights["codebook"]}
     assert cards["two"].started_from == {name: weights[name] for name in ("codebook", "code_prediction")}
 
-    # A knob of stage 3 leaves stages 1 and 2 be.
-    after = {path.name for path in (root / RUNS).iterdir()}
-    assert [name.split("-")[0] for name in after - before] == ["fusion"]
+    # The same codebook gives the same stage 2, which is not trained again.
+    assert elsewhere.started_from == cards["one"].started_from
+    new = {path.name for path in (root / RUNS).iterdir()} - before
+    assert sorted(name.rsplit("-", 1)[0] for name in new) == ["codebook-from", "fusion"]
+    assert "codebook/loss" not in columns_of(later)
