@@ -1,24 +1,110 @@
-"""I_F and I_G from one joint forward, against two separate forwards of the same network."""
+"""I_F and I_G from one joint forward, against two separate forwards of the same network, at 512 x 512.
+
+python -m benchmarks.prior
+
+The network is the official CodeFormer with random weights: speed does not depend on them. On the CPU in
+float32; where there is a GPU, also in bf16, channels last and compiled against two eager float32 forwards.
+"""
+
+import resource
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import ratio, report
-from cfpp.config import load_params
 from cfpp.models.codeformer.codeformer import CodeFormer
+from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE
+from cfpp.synthesis.forward import JointForward
+
+CPU_RUNS, GPU_BATCH = 3, 32
+MATMUL_SIDE = 8192
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    params = load_params()
-    prior = CodeFormer(params.prior.network, params.run.size).eval().requires_grad_(False)
-    faces = torch.rand(8, 3, params.run.size, params.run.size) * 2 - 1
+    torch.manual_seed(0)
+    prior = CodeFormer(OFFICIAL_NETWORK, OFFICIAL_SIZE).eval().requires_grad_(False)
+    faces = torch.rand(1, 3, OFFICIAL_SIZE, OFFICIAL_SIZE) * 2 - 1
+    joint_flop = flop(lambda: prior.restore_pair(faces))
+    for name, value in (
+        ("w = 0", flop(lambda: prior(faces, 0.0))),
+        ("w = 1", flop(lambda: prior(faces, 1.0))),
+        ("joint", joint_flop),
+    ):
+        print(f"{name}: {value / 1e9:.0f} GFLOP a face (multiply and add counted as two)")
+
+    separate, joint = forwards(prior, faces)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    joint()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        f"CPU, {torch.get_num_threads()} threads, batch 1: {(after - before) / 1024:.0f} MiB more at the peak"
+    )
+    report("joint forward at 512, CPU", *ratio(separate, joint, runs=CPU_RUNS))
+    if torch.cuda.is_available():
+        on_gpu(prior.cuda(), joint_flop)
+
+
+def forwards(prior: CodeFormer, faces: Tensor) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Two separate forwards of ``faces``, and the joint one."""
 
     @torch.inference_mode()
     def separate() -> None:
         for w in (1.0, 0.0):
-            prior(faces, w=w)
+            prior(faces, w)
 
-    report("joint forward of the prior, 8 faces", *ratio(separate, lambda: prior.restore_pair(faces)))
+    @torch.inference_mode()
+    def joint() -> None:
+        prior.restore_pair(faces)
+
+    return separate, joint
+
+
+def on_gpu(prior: CodeFormer, joint_flop: float) -> None:
+    """Throughput of the synthesize stage's forward against the plain one, its memory, its use of the GPU."""
+    faces = torch.rand(GPU_BATCH, 3, OFFICIAL_SIZE, OFFICIAL_SIZE, device="cuda") * 2 - 1
+    pictures = ((faces.cpu().permute(0, 2, 3, 1) + 1) * 127.5).byte().numpy()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    separate, _ = forwards(prior, faces)
+    plain = CodeFormer(OFFICIAL_NETWORK, OFFICIAL_SIZE).eval().requires_grad_(False)
+    fast = JointForward(plain, torch.device("cuda"), precision="bf16", channels_last=True, compiled=True)
+
+    def waited(function: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            function()
+            torch.cuda.synchronize()
+
+        return run
+
+    waited(separate)()
+    torch.cuda.reset_peak_memory_stats()
+    waited(lambda: fast(pictures))()
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    slow_s, fast_s = ratio(waited(separate), waited(lambda: fast(pictures)))
+    rate = GPU_BATCH / fast_s
+    print(f"{torch.cuda.get_device_name()}: {rate:.1f} faces/s, {slow_s / fast_s:.1f} times fp32 forwards")
+    print(f"batch {GPU_BATCH}: peak memory {peak:.0f} MiB, {peak / GPU_BATCH:.0f} a face")
+    print(f"{rate * joint_flop / matmul_peak():.0%} of the measured bf16 matmul peak")
+
+
+def matmul_peak() -> float:
+    """Measured bf16 matrix product, FLOP/s."""
+    a, b = (torch.randn(MATMUL_SIDE, MATMUL_SIDE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+
+    def product() -> None:
+        a @ b
+        torch.cuda.synchronize()
+
+    seconds, _ = ratio(product, product)
+    return 2 * MATMUL_SIDE**3 / seconds
+
+
+def flop(function: Callable[[], object]) -> float:
+    """Floating-point operations of one call."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        function()
+    return float(counter.get_total_flops())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 cfpp profile NAME            merge profiles/NAME.yaml into params.yaml
 cfpp faces OUT               draw a contact sheet of the embedded faces
 cfpp restore OUT IN [IN ...] restore aligned faces with the trained models
+cfpp prior inputs OUT        write the degraded faces that another prior is to restore
 cfpp prior import FILE OUT   make a model folder of an official CodeFormer checkpoint
 cfpp prior export FILE       write models/prior as a checkpoint that the public CodeFormer code loads
 """
@@ -38,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     restore = commands.add_parser("restore", help="restore aligned faces with models/")
     restore.add_argument("out", type=Path, help="folder to write to")
     restore.add_argument("inputs", type=Path, nargs="+", help="aligned face pictures")
+    restore.add_argument(
+        "--gp",
+        type=Path,
+        help="folder of I_G by the inputs' names, which are then I_F (prior.kind: folder)",
+    )
     restore.add_argument("--models", type=Path, default=Path("models"), help="folder of prior, dam and tgrn")
     restore.set_defaults(run=_restore)
 
@@ -47,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     incoming.add_argument("file", type=Path, help="codeformer.pth, or a stage-1 checkpoint")
     incoming.add_argument("out", type=Path, help="folder to write; name it in prior.checkpoint")
     incoming.set_defaults(run=_import_prior)
+    inputs = directions.add_parser("inputs", help="write the degraded faces that another prior is to restore")
+    inputs.add_argument("out", type=Path, help="folder to write {key}.{variant}.png to")
+    inputs.set_defaults(run=_prior_inputs)
     outgoing = directions.add_parser("export", help="write a prior in the official layout")
     outgoing.add_argument("file", type=Path, help=".pth to write")
     outgoing.add_argument("--prior", type=Path, default=Path("models/prior"), help="folder of the prior")
@@ -91,9 +100,16 @@ def _restore(options: argparse.Namespace) -> None:
         raise MendableError(f"several inputs would be written to {options.out / shared[0]}.png; rename them")
     restorer = Restorer.load(options.models)
     options.out.mkdir(parents=True, exist_ok=True)
+
+    def read(path: Path) -> np.ndarray:
+        return np.stack([decode_photo(path.read_bytes())])
+
     for path in tqdm(options.inputs, unit="face"):
         try:
-            restored = restorer.restore(np.stack([decode_photo(path.read_bytes())]))[0]
+            if options.gp is None:
+                [restored] = restorer.restore(read(path))
+            else:
+                [restored] = restorer.fuse(read(path), read(options.gp / path.name))
         except (PictureError, RestoreError, OSError) as error:
             raise MendableError(f"{path}: {error}") from error
         (options.out / f"{path.stem}.png").write_bytes(encode_png(restored))
@@ -104,6 +120,25 @@ def _import_prior(options: argparse.Namespace) -> None:
 
     card = import_checkpoint(options.file, options.out)
     print(f"{options.out}: a {card.kind} of {card.parameters:,} parameters, from {card.source}")
+
+
+def _prior_inputs(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from cfpp.data.pictures import decode, encode_png
+    from cfpp.data.shards import read_shard
+    from cfpp.synthesis.degraded import degrader
+    from cfpp.synthesis.tars import plan_from
+
+    maker = degrader(load_params())
+    options.out.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for task in tqdm(plan_from(Path("data/shards")), unit="shard"):
+        for key, members in read_shard(Path(task.source), task.input_sha256):
+            for item in maker.degrade(key, decode(members["hq.png"]), task.split):
+                (options.out / f"{item.name}.png").write_bytes(encode_png(item.picture))
+                count += 1
+    print(f"{options.out}: {count} degraded faces; restore them under the same names")
 
 
 def _export_prior(options: argparse.Namespace) -> None:

@@ -159,6 +159,7 @@ class NetworkParams:
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookParams:
+    checkpoint: str
     perceptual_weight: float
     revived_share: float
     adversarial_weight: float
@@ -203,6 +204,9 @@ class FusionParams:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorParams:
+    kind: Literal["codeformer", "folder"]
+    id_folder: str
+    gp_folder: str
     source: Literal["embedded", "train", "checkpoint"]
     checkpoint: str
     network: NetworkParams
@@ -217,6 +221,9 @@ class PriorParams:
             "name a file or folder when prior.source is checkpoint",
             self.checkpoint,
         )
+        for name in ("id_folder", "gp_folder"):
+            given = bool(getattr(self, name))
+            require(self.kind != "folder" or given, name, "name a folder when prior.kind is folder", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +231,8 @@ class SynthesizeParams:
     variants: int
     batch_size: int
     precision: Literal["fp32", "bf16"]
+    channels_last: bool
+    compile: bool
     use_gpu: bool
     workers: int
 

@@ -1,4 +1,7 @@
-"""The restorer that users call: an aligned face in, the restored face out."""
+"""The restorer that users call: an aligned face in, the restored face out.
+
+Where TGRN was trained on the pictures of another prior (prior.kind: folder), those are what goes in.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from cfpp.errors import MendableError
 from cfpp.models.dam import DAM, load_dam, warp
 from cfpp.models.prior import Prior, load_prior
 from cfpp.models.tgrn import TGRN, load_tgrn
-from cfpp.models.weights import WeightsError, read_card
+from cfpp.models.weights import WeightsError, read_config
 
 PARTS = ("prior", "dam", "tgrn")
 
@@ -50,7 +53,7 @@ class Restorer:
     """Prior, DAM and TGRN as one, frozen, on one device.
 
     Args:
-        prior: gives I_F and I_G.
+        prior: gives I_F and I_G; None where they come from elsewhere.
         dam: gives the flow that lays I_G onto I_F.
         tgrn: gives I_out.
         size: side of the pictures that the three work on, pixels.
@@ -58,7 +61,7 @@ class Restorer:
         device: where the three are.
     """
 
-    prior: Prior
+    prior: Prior | None
     dam: DAM
     tgrn: TGRN
     size: int
@@ -81,21 +84,24 @@ class Restorer:
     ) -> "Restorer":
         """The restorer of three model folders; ``prior`` may be the official checkpoint (.pth).
 
+        TGRN's card says whether it needs that prior at all.
+
         Raises:
             WeightsError: a model is missing, damaged, never trained or of another kind.
         """
         device = torch.device(device)
-        config = read_card(tgrn).config
-        alignment = config.get("alignment")
-        if alignment not in ("dam", "none"):
-            raise WeightsError(f"{tgrn}: its card gives no alignment (dam or none), found {alignment!r}")
-        network = load_prior(prior).to(device)
+        config = read_config(tgrn, "alignment", "prior_kind", "size")
+        network = None if config["prior_kind"] == "folder" else load_prior(prior).to(device)
+        if network is not None and network.image_size != config["size"]:
+            raise WeightsError(
+                f"{prior}: for faces of {network.image_size} pixels; {tgrn} was trained at {config['size']}"
+            )
         return cls(
             prior=network,
             dam=load_dam(dam).to(device),
             tgrn=load_tgrn(tgrn).to(device),
-            size=network.image_size,
-            texture="warp" if alignment == "dam" else "gp",
+            size=int(config["size"]),
+            texture="warp" if config["alignment"] == "dam" else "gp",
             device=device,
         )
 
@@ -110,10 +116,32 @@ class Restorer:
             I_out, uint8 [B, size, size, 3] RGB.
 
         Raises:
-            RestoreError: not square 8-bit RGB pictures.
+            RestoreError: not square 8-bit RGB pictures, or a restorer without a prior.
         """
         done = [trace.out for trace in self._traces(pictures, batch_size)]
         return np.concatenate(done) if done else np.zeros((0, self.size, self.size, 3), np.uint8)
+
+    def fuse(self, i_f: Picture, i_g: Picture, batch_size: int = 8) -> Picture:
+        """I_out of faces that any prior has restored both ways.
+
+        Args:
+            i_f, i_g: uint8 [B, H, H, 3] RGB; resized to the model's size first.
+            batch_size: faces per forward pass.
+
+        Returns:
+            I_out, uint8 [B, size, size, 3] RGB.
+
+        Raises:
+            RestoreError: not square 8-bit RGB pictures, or not equally many.
+        """
+        if len(i_f) != len(i_g) or batch_size < 1:
+            raise RestoreError(f"{len(i_f)} I_F, {len(i_g)} I_G, batch size {batch_size}: do not fit")
+        pair = [self._at_size(pictures) for pictures in (i_f, i_g)]
+        done = [np.zeros((0, self.size, self.size, 3), np.uint8)]
+        for start in range(0, len(i_f), batch_size):
+            tensors = [to_tensor(pictures[start : start + batch_size]).to(self.device) for pictures in pair]
+            done.append(to_pictures(self._finish(*tensors)[0]["out"]))
+        return np.concatenate(done)
 
     def trace(self, pictures: Picture) -> Trace:
         """Restore one batch, uint8 [B, H, H, 3] with B of 1 or more, and keep every picture on the way.
@@ -128,19 +156,25 @@ class Restorer:
     def _traces(self, pictures: Picture, batch_size: int) -> Iterator[Trace]:
         if batch_size < 1:
             raise RestoreError(f"batch size {batch_size}: must be 1 or more")
+        if self.prior is None:
+            raise RestoreError(
+                "this restorer knows another prior's pictures only (prior.kind: folder); give it I_F and I_G"
+            )
         lq = self._at_size(pictures)
         for start in range(0, len(lq), batch_size):
-            yield self._forward(lq[start : start + batch_size])
+            batch = lq[start : start + batch_size]
+            with torch.inference_mode():
+                i_f, i_g = self.prior.restore_pair(to_tensor(batch).to(self.device))
+            images, flow = self._finish(i_f, i_g)
+            made = {name: to_pictures(image) for name, image in images.items()}
+            yield Trace(lq=batch, flow=flow.float().cpu().numpy(), **made)
 
     @torch.inference_mode()
-    def _forward(self, lq: Picture) -> Trace:
-        i_f, i_g = self.prior.restore_pair(to_tensor(lq).to(self.device))
+    def _finish(self, i_f: Tensor, i_g: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         flow: Tensor = self.dam(i_g, i_f)
         i_warp = warp(i_g, flow)
         out = self.tgrn(i_f, i_warp if self.texture == "warp" else i_g)
-        named = {"id": i_f, "gp": i_g, "warp": i_warp, "out": out}
-        made = {name: to_pictures(image) for name, image in named.items()}
-        return Trace(lq=lq, flow=flow.float().cpu().numpy(), **made)
+        return {"id": i_f, "gp": i_g, "warp": i_warp, "out": out}, flow
 
     def _at_size(self, pictures: Picture) -> Picture:
         shape = pictures.shape

@@ -107,7 +107,8 @@ def measure(
         )
         keys, variants = zip(*(store.items[place] for place in places), strict=True)
         people = identities[places.start : places.stop]
-        frames.append(figure_rows(list(keys), list(variants), people, instruments.measure(pictures, flow)))
+        figures = instruments.measure(pictures, flow=flow)
+        frames.append(figure_rows(list(keys), list(variants), people, figures))
         for place in shown:
             if place in places:
                 own = {name: batch[place - start] for name, batch in pictures.items()}

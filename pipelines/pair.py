@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cfpp.config import Params
 from cfpp.synthesis.pairs import MASK_KIND, pair_config_hash, pair_spec
-from cfpp.synthesis.restored import plan_from
 from cfpp.synthesis.shards_job import JobReport, process_shards
+from cfpp.synthesis.tars import plan_from
 from pipelines.session import open_stage
 
 RESTORED = Path("data/restored")

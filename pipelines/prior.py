@@ -1,10 +1,9 @@
-"""The prior, CodeFormer: the embedded one, a checkpoint, or trained here in three phases: models/prior.
+"""The prior, CodeFormer: the embedded one, a checkpoint, or trained here in three stages: models/prior.
 
 python -m pipelines.prior
 """
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import cfpp
@@ -12,17 +11,10 @@ from cfpp.config import Params, ParamsError
 from cfpp.models.official import read_checkpoint
 from cfpp.models.prior import load_prior, network_of
 from cfpp.models.weights import Card, WeightsError, read_card
-from cfpp.objectives.base import ObjectiveSpec
-from cfpp.objectives.code_prediction import CodePredictionSpec
-from cfpp.objectives.codebook import CodebookSpec
-from cfpp.objectives.fusion import FusionSpec
-from cfpp.objectives.perceptual import perceptual_name
 from cfpp.training.curves import Row
-from cfpp.training.faces import StoredFaces
-from cfpp.training.job import Export, TrainJob, run_name
-from cfpp.training.ray_train import fit
+from pipelines.prior_training import train_prior
 from pipelines.session import Session, open_stage
-from pipelines.training import RUNS, absolute, model_card, report, save
+from pipelines.training import absolute, publish, report
 
 EMBEDDED = Path(cfpp.__file__).parent / "data" / "embedded" / "prior"
 CURVES = "curves.csv"
@@ -32,7 +24,10 @@ PRIOR = Path("models/prior")
 def main() -> None:
     with open_stage("prior", ray=lambda params: params.prior.source == "train") as session:
         if session.params.prior.source == "train":
-            train(session)
+            weights, card, curves = train_prior(session)
+            publish(session, session.root / PRIOR, weights, card)
+            session.log_params({"perceptual": card.config["training"]["perceptual"]})
+            report(session, _figures(session.params, card), curves)
         else:
             checkpoint = Path(absolute(session.root, session.params.prior.checkpoint))
             bring_in(session, EMBEDDED if session.params.prior.source == "embedded" else checkpoint)
@@ -57,42 +52,9 @@ def bring_in(session: Session, source: Path) -> None:
             f"{source}: a prior for faces of {size} x {size} pixels, but run.size is {params.run.size}; "
             f"set run.size to {size}, or prior.source to train"
         )
-    save(session, session.root / PRIOR, weights, card, card.steps, card.metrics)
+    publish(session, session.root / PRIOR, weights, card)
     curves = source / CURVES
-    report(session, _figures(params, card.steps, card.metrics), _read(curves) if curves.is_file() else [])
-
-
-def train(session: Session) -> None:
-    """Train codebook, code prediction and fusion as phases of one run, or go on with it; Ray must run."""
-    params, root = session.params, session.root.resolve()
-    data = StoredFaces(str(root), flip=True, degradation=params.degradation)
-    prior, size, weights_root = params.prior, params.run.size, absolute(root, params.weights.root)
-    codebook = CodebookSpec(prior.codebook, prior.network, size, weights_root)
-    data_sha256 = data.sha256(codebook)
-    inputs = (replace(prior, source="train", checkpoint=""), params.degradation, params.run)
-    perceptual = perceptual_name(weights_root)
-    specs = (CodebookSpec, CodePredictionSpec, FusionSpec)
-    name = run_name("prior", specs, *inputs, perceptual, data_sha256)
-    first, second = (str(root / RUNS / name / "phases" / phase) for phase in ("codebook", "code_prediction"))
-    prediction = CodePredictionSpec(prior.code_prediction, prior.network, size, weights_root, first)
-    fusion = FusionSpec(prior.fusion, prior.code_prediction, prior.network, size, weights_root, first, second)
-
-    def export(folder: str, spec: ObjectiveSpec) -> Export:
-        return Export(folder, model_card(root, spec, prior, data_sha256, name, perceptual))
-
-    seed = params.run.seed
-    jobs = [
-        TrainJob("codebook", codebook, prior.codebook.train, data, seed, export(first, codebook)),
-        TrainJob(
-            "code_prediction", prediction, prior.code_prediction.train, data, seed, export(second, prediction)
-        ),
-        TrainJob("fusion", fusion, prior.fusion.train, data, seed),
-    ]
-    result = fit(jobs, name=name, storage=str(root / RUNS), sink=session.sink)
-    card = model_card(root, fusion, prior, data_sha256, name, perceptual)
-    save(session, root / PRIOR, result.weights, card, result.steps, result.metrics)
-    session.log_params({"perceptual": perceptual})
-    report(session, _figures(params, result.steps, result.metrics), result.curves)
+    report(session, _figures(params, card), _read(curves) if curves.is_file() else [])
 
 
 def _refuse_its_own_people(params: Params, card: Card) -> None:
@@ -103,8 +65,9 @@ def _refuse_its_own_people(params: Params, card: Card) -> None:
         )
 
 
-def _figures(params: Params, steps: int, metrics: object) -> dict[str, object]:
-    return {"source": params.prior.source, "size": params.run.size, "steps": steps, "val": metrics}
+def _figures(params: Params, card: Card) -> dict[str, object]:
+    size = params.run.size
+    return {"source": params.prior.source, "size": size, "steps": card.steps, "val": card.metrics}
 
 
 def _read(path: Path) -> list[Row]:

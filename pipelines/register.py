@@ -54,7 +54,7 @@ def register_restorer(session: Session) -> dict[str, Any]:
     registered = register(log_package(root / MODELS, tags), params.mlflow.model_name, tags)
     client = MlflowClient()
     try:
-        checked = verify(registered, restorer, held_out_pictures(root))
+        checked = verify(registered, restorer, held_out_faces(root))
     except Exception:
         client.set_model_version_tag(registered.name, registered.version, "verified", "failed")
         raise
@@ -94,23 +94,30 @@ def read_evaluation(path: Path) -> dict[str, float]:
     return {name: float(value) for name, value in flat(summary).items() if value is not None}
 
 
-def held_out_pictures(root: Path) -> np.ndarray:
-    """A few degraded faces of the test split, uint8 [B, S, S, 3]."""
-    store = SampleStore(root, "test", ("lq",))
-    return np.stack([store.pictures(index)["lq"] for index in range(min(CHECKED, len(store)))])
+def held_out_faces(root: Path) -> dict[str, np.ndarray]:
+    """A few faces of the test split, degraded and restored both ways: lq, id, gp, uint8 [B, S, S, 3]."""
+    columns = ("lq", "id", "gp")
+    store = SampleStore(root, "test", columns)
+    faces = [store.pictures(index) for index in range(min(CHECKED, len(store)))]
+    return {name: np.stack([face[name] for face in faces]) for name in columns}
 
 
-def verify(registered: Registered, restorer: Restorer, pictures: np.ndarray) -> int:
-    """Load the version back and compare it bit by bit with `restorer`; returns the pictures compared.
+def verify(registered: Registered, restorer: Restorer, faces: dict[str, np.ndarray]) -> int:
+    """Load the version back and compare it bit by bit with `restorer`; returns the number of faces.
 
     Raises:
         RegisterError: they differ.
     """
-    expected = restorer.restore(pictures)
-    found = load_package(registered.uri).predict(pictures)
+    if restorer.prior is None:
+        inputs = np.stack([faces["id"], faces["gp"]], axis=1)
+        expected = restorer.fuse(faces["id"], faces["gp"])
+    else:
+        inputs = faces["lq"]
+        expected = restorer.restore(inputs)
+    found = load_package(registered.uri).predict(inputs)
     if not np.array_equal(expected, found):
         raise RegisterError(f"{registered.uri} does not restore as {MODELS}/ does; the alias was not moved")
-    return len(pictures)
+    return len(inputs)
 
 
 if __name__ == "__main__":

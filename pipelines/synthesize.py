@@ -1,4 +1,4 @@
-"""Degrade every face and restore it both ways with the prior: data/restored.
+"""Degrade every face and restore it both ways, with the prior or by pictures made elsewhere: data/restored.
 
 python -m pipelines.synthesize
 """
@@ -6,8 +6,11 @@ python -m pipelines.synthesize
 from pathlib import Path
 
 from cfpp.config import Params
-from cfpp.synthesis.restored import HELD_OUT_VARIANTS, plan_from, restored_config_hash, restored_spec
+from cfpp.synthesis.degraded import HELD_OUT_VARIANTS, degrader
+from cfpp.synthesis.folder_prior import folder_config_hash, folder_spec, folders_of, plan_folder
+from cfpp.synthesis.restored import restored_config_hash, restored_spec
 from cfpp.synthesis.shards_job import JobReport, process_shards
+from cfpp.synthesis.tars import plan_from
 from pipelines.session import open_stage
 
 SHARDS = Path("data/shards")
@@ -18,24 +21,42 @@ REPORT = Path("reports/synthesize.json")
 
 def main() -> None:
     with open_stage("synthesize") as session:
-        report = synthesize(session.params, session.root)
-        facts = {"variants_train": session.params.synthesize.variants, "variants_held_out": HELD_OUT_VARIANTS}
+        report, facts = synthesize(session.params, session.root)
         report.save(session.root / REPORT, facts)
         session.log_metrics(report.speed())
         session.log_artifact(session.root / REPORT)
 
 
-def synthesize(params: Params, root: Path) -> JobReport:
-    """Bring `root`/data/restored up to date; Ray must run."""
-    return process_shards(
-        plan_from(root / SHARDS),
+def synthesize(params: Params, root: Path) -> tuple[JobReport, dict[str, object]]:
+    """Bring `root`/data/restored up to date; Ray must run. Returns the job's report and the stage's facts."""
+    facts: dict[str, object] = {
+        "prior_kind": params.prior.kind,
+        "variants_train": params.synthesize.variants,
+        "variants_held_out": HELD_OUT_VARIANTS,
+    }
+    shards, restored, ratio = root / SHARDS, root / RESTORED, params.data.max_quarantine_ratio
+    workers = params.synthesize.workers
+    if params.prior.kind == "folder":
+        plan = plan_folder(shards, folders_of(params, root), degrader(params))
+        report = process_shards(
+            plan.tasks,
+            folder_spec(params),
+            restored,
+            config_hash=folder_config_hash(params),
+            workers=workers,
+            max_quarantine_ratio=ratio,
+        )
+        return report, facts | plan.facts
+    report = process_shards(
+        plan_from(shards),
         restored_spec(params, root / PRIOR),
-        root / RESTORED,
+        restored,
         config_hash=restored_config_hash(params, root / PRIOR),
-        workers=params.synthesize.workers,
+        workers=workers,
         use_gpu=params.synthesize.use_gpu,
-        max_quarantine_ratio=params.data.max_quarantine_ratio,
+        max_quarantine_ratio=ratio,
     )
+    return report, facts
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python -m pipelines.train_dam
 
 from cfpp.objectives.alignment import AlignmentSpec
 from pipelines.session import Session, open_stage
-from pipelines.training import train_one_phase
+from pipelines.training import train_one_model
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
 def train_dam(session: Session) -> None:
     """Train, or go on with the run that these params and data name; Ray must run."""
     params = session.params
-    train_one_phase(session, AlignmentSpec(params.train_dam, params.run.size), params.train_dam)
+    train_one_model(session, AlignmentSpec(params.train_dam, params.run.size), params.train_dam)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from cfpp.models.weights import read_card
 from cfpp.objectives.perceptual import perceptual_name
 from cfpp.objectives.texture import TextureSpec
 from pipelines.session import Session, open_stage
-from pipelines.training import absolute, train_one_phase
+from pipelines.training import absolute, train_one_model
 
 
 def main() -> None:
@@ -25,11 +25,17 @@ def train_tgrn(session: Session) -> None:
         prior_path=str(prior.resolve()),
         weights_root=absolute(root, params.weights.root),
         procedural=params.data.source == "procedural",
+        prior_kind=params.prior.kind,
         feather=params.pair.feather,
     )
-    inputs = (read_card(prior).sha256, str(params.pair.feather))
-    perceptual = perceptual_name(spec.weights_root)
-    train_one_phase(session, spec, params.train_tgrn, *inputs, perceptual=perceptual)
+    train_one_model(
+        session,
+        spec,
+        params.train_tgrn,
+        params.pair.feather,
+        perceptual=perceptual_name(spec.weights_root),
+        started_from={"prior": read_card(prior)},
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,69 +15,109 @@ from cfpp.models.weights import Card, save_model
 from cfpp.objectives.base import ObjectiveSpec
 from cfpp.training.curves import Row, write_csv
 from cfpp.training.faces import StoredFaces
-from cfpp.training.job import TrainJob, run_name
+from cfpp.training.job import TrainJob, TrainResult, run_name
 from cfpp.training.ray_train import fit
 from pipelines.session import Session
 
 log = logging.getLogger(__name__)
 
 RUNS = "runs"
+MODELS = Path("models")
 
 
-def model_card(
-    root: Path, spec: ObjectiveSpec, section: Any, data_sha256: str, run: str, perceptual: str
-) -> Card:
-    """The card of a model that ``spec`` trains; steps and metrics are known when it is trained."""
-    config = {**spec.config, "training": {**to_dict(section), "perceptual": perceptual}}
-    return Card(
-        kind=spec.kind,
-        config=config,
-        steps=0,
-        data_manifest_sha256=data_sha256,
-        git_commit=git_commit(root),
-        source=run,
-    )
+@dataclass(frozen=True)
+class Trained:
+    """A finished run and the model folder it left in runs/{run}/model."""
+
+    result: TrainResult
+    card: Card
+    folder: Path
 
 
-def train_one_phase(
-    session: Session, spec: ObjectiveSpec, section: Any, *inputs: str, perceptual: str = "none"
-) -> None:
-    """Train one model with the engine; writes models/{kind}, its curves and its figures.
+def train_model(
+    session: Session,
+    spec: ObjectiveSpec,
+    section: Any,
+    *inputs: Any,
+    label: str,
+    data: StoredFaces,
+    perceptual: str = "none",
+    started_from: Mapping[str, Card] | None = None,
+    prefix: str = "",
+    first_step: int = 0,
+) -> Trained:
+    """Train one model with the engine, or go on with the run that all these name; Ray must run.
 
     Args:
         session: open, with Ray.
         spec: what is trained.
         section: the params behind it, with a ``train`` section.
-        inputs: hashes of whatever else decides the weights.
+        inputs: whatever else decides the weights.
+        label: of the run.
+        data: where batches come from.
         perceptual: name of the perceptual distance among its losses.
+        started_from: cards of the models whose weights it begins with or learns from, by what they are.
+        prefix, first_step: of its curves, where several runs share a stage.
     """
-    root, seed = session.root, session.params.run.seed
-    data = StoredFaces(str(root.resolve()), flip=True)
+    root, params = session.root.resolve(), session.params
+    origins = {name: card.sha256 for name, card in (started_from or {}).items()}
     data_sha256 = data.sha256(spec)
-    name = run_name(
-        session.stage, [type(spec)], section, session.params.run, data_sha256, perceptual, *inputs
+    run = run_name(label, type(spec), section, params.run, data_sha256, perceptual, origins, *inputs)
+    job = TrainJob(
+        name=label,
+        spec=spec,
+        params=section.train,
+        data=data,
+        seed=params.run.seed,
+        prefix=prefix,
+        first_step=first_step,
     )
-    job = TrainJob(spec.kind, spec, section.train, data, seed)
-    result = fit([job], name=name, storage=str(root.resolve() / RUNS), sink=session.sink)
-    card = model_card(root, spec, section, data_sha256, name, perceptual)
-    save(session, root / "models" / spec.kind, result.weights, card, result.steps, result.metrics)
-    session.log_params({"perceptual": perceptual})
-    report(session, {"steps": result.steps, "val": result.metrics}, result.curves)
-    if result.images_per_second is not None:
-        session.log_metrics({"images_per_second_mean": result.images_per_second})
+    result = fit(job, name=run, storage=str(root / RUNS), sink=session.sink)
+    card = Card(
+        kind=spec.kind,
+        config={**spec.config, "training": {**to_dict(section), "perceptual": perceptual}},
+        steps=result.steps,
+        data_manifest_sha256=data_sha256,
+        git_commit=git_commit(root),
+        source=run,
+        started_from=origins,
+        metrics={name.removeprefix(prefix): value for name, value in result.metrics.items()},
+    )
+    folder = root / RUNS / run / "model"
+    return Trained(result, save_model(folder, result.weights, card), folder)
 
 
-def save(
+def train_one_model(
     session: Session,
-    folder: Path,
-    weights: Mapping[str, Tensor],
-    card: Card,
-    steps: int,
-    metrics: Mapping[str, float],
+    spec: ObjectiveSpec,
+    section: Any,
+    *inputs: Any,
+    perceptual: str = "none",
+    started_from: Mapping[str, Card] | None = None,
 ) -> None:
-    """Write a model folder and attach its card to the stage's run."""
-    written = save_model(folder, weights, replace(card, steps=steps, metrics=metrics))
-    log.info("%s: %d parameters, %s", folder, written.parameters, dict(metrics))
+    """A stage that trains one model: writes models/{kind}, its curves and its figures. See `train_model`."""
+    data = StoredFaces(str(session.root.resolve()), flip=True)
+    trained = train_model(
+        session,
+        spec,
+        section,
+        *inputs,
+        label=session.stage,
+        data=data,
+        perceptual=perceptual,
+        started_from=started_from,
+    )
+    publish(session, session.root / MODELS / spec.kind, trained.result.weights, trained.card)
+    session.log_params({"perceptual": perceptual})
+    report(session, {"steps": trained.card.steps, "val": trained.card.metrics}, trained.result.curves)
+    if trained.result.images_per_second is not None:
+        session.log_metrics({"images_per_second_mean": trained.result.images_per_second})
+
+
+def publish(session: Session, folder: Path, weights: Mapping[str, Tensor], card: Card) -> None:
+    """Write the stage's model folder and attach its card to the stage's run."""
+    written = save_model(folder, weights, card)
+    log.info("%s: %d parameters, %s", folder, written.parameters, dict(card.metrics))
     session.log_artifact(folder / "card.json")
     session.set_tags({"weights_from": card.source})
 

@@ -8,6 +8,12 @@ from PIL import Image
 from tiny_models import write_models
 
 from cfpp.cli import main
+from cfpp.config import load_params
+from cfpp.data.manifest import Manifest, ShardRow, shard_path
+from cfpp.data.pictures import encode_png
+from cfpp.data.shards import write_shard
+from cfpp.restore import Restorer
+from cfpp.synthesis.degraded import degrader
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -60,3 +66,32 @@ def test_restoring_a_folder_or_a_missing_file_names_it(
     for path in (tmp_path, tmp_path / "nothing.png"):
         assert main(["restore", str(tmp_path / "out"), str(path), "--models", str(models)]) == 1
         assert str(path) in capsys.readouterr().err
+
+
+def test_a_folder_prior_is_fed_and_its_pictures_are_restored_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    file = write_shard(
+        shard_path(tmp_path / "data/shards", "test", 0), [("k", {"hq.png": encode_png(clean)})]
+    )
+    manifest = Manifest()
+    manifest.put(ShardRow("test", 0, file.count, file.bytes, file.sha256, "", "", 0), [])
+    manifest.save(tmp_path / "data/shards")
+    params = (REPOSITORY / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(params)
+    monkeypatch.chdir(tmp_path)
+    assert main(["prior", "inputs", "lq"]) == 0
+    assert "1 degraded faces" in capsys.readouterr().out
+    [expected] = degrader(load_params()).degrade("k", clean, "test")
+    assert (np.asarray(Image.open("lq/k.0.png")) == expected.picture).all()
+
+    models = write_models(tmp_path / "models", prior_kind="folder")
+    for name in ("id", "gp"):
+        Path(name).mkdir()
+        Image.fromarray(clean if name == "id" else expected.picture).save(f"{name}/k.0.png")
+    assert main(["restore", "out", "id/k.0.png", "--gp", "gp", "--models", str(models)]) == 0
+    fused = Restorer.load(models).fuse(clean[None], expected.picture[None])[0]
+    assert (np.asarray(Image.open("out/k.0.png")) == fused).all()
+    assert main(["restore", "out", "id/k.0.png", "--models", str(models)]) == 1
+    assert "give it I_F and I_G" in capsys.readouterr().err

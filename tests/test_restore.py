@@ -1,5 +1,6 @@
 """The restorer, with tiny models, against the three networks called one by one."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,29 @@ def test_without_alignment_the_texture_comes_from_gp(models: Path, faces: np.nda
     mine, other = unaligned.trace(faces), aligned.trace(faces)
     np.testing.assert_array_equal(mine.gp, other.gp)
     assert (mine.out != other.out).any()
+
+
+def test_fusing_another_priors_pictures_is_restoring_without_the_prior(
+    models: Path, faces: np.ndarray, tmp_path: Path
+) -> None:
+    trace = Restorer.load(models).trace(faces)
+    foreign = Restorer.load(write_models(tmp_path, prior_kind="folder"))
+    out = foreign.fuse(trace.id, trace.gp, batch_size=2)
+    # only the rounding of I_F and I_G to 8 bits is between the two
+    assert np.abs(out.astype(int) - trace.out).max() <= 3
+    with pytest.raises(RestoreError, match="give it I_F and I_G"):
+        foreign.restore(faces)
+    with pytest.raises(RestoreError, match="do not fit"):
+        foreign.fuse(trace.id, trace.gp[:2])
+
+
+def test_a_prior_of_another_size_is_refused(models: Path, tmp_path: Path) -> None:
+    write_models(tmp_path)
+    card = json.loads((tmp_path / "tgrn" / "card.json").read_text())
+    card["config"]["size"] = 512
+    (tmp_path / "tgrn" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(WeightsError, match=r"for faces of 64 pixels; .* trained at 512"):
+        Restorer.load(tmp_path)
 
 
 @pytest.mark.parametrize("side", [16, 100, 256])

@@ -27,7 +27,9 @@ DAM_CONFIG = {"widths": [4, 8, 8], "integration_steps": 0}
 TGRN_CONFIG = {"widths": [8, 8, 8], "res_blocks": 1, "texture_attention": True, "spatial_attention": False}
 
 
-def write_models(folder: Path, alignment: str = "dam", steps: int = 1) -> Path:
+def write_models(
+    folder: Path, alignment: str = "dam", prior_kind: str = "codeformer", steps: int = 1
+) -> Path:
     """Write prior/, dam/ and tgrn/ into `folder`; each of the three visibly does something."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
@@ -41,6 +43,7 @@ def write_models(folder: Path, alignment: str = "dam", steps: int = 1) -> Path:
         folder / "prior", prior, Card(kind="codeformer", config=network_config(NETWORK, SIZE), steps=steps)
     )
     save_model(folder / "dam", dam, Card(kind="dam", config=DAM_CONFIG, steps=steps))
-    card = Card(kind="tgrn", config=TGRN_CONFIG | {"alignment": alignment}, steps=steps)
+    served = {"alignment": alignment, "prior_kind": prior_kind, "size": SIZE}
+    card = Card(kind="tgrn", config=TGRN_CONFIG | served, steps=steps)
     save_model(folder / "tgrn", tgrn, card)
     return folder

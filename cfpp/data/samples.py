@@ -1,5 +1,6 @@
 """Faces for training and evaluation: columns of sidecar shards joined by key, read by offset."""
 
+import io
 import json
 import logging
 import os
@@ -30,8 +31,10 @@ FOLDERS = {
     "warp": "pairs",
     "ap": "pairs",
     "mask": "pairs",
+    "codes": "codes",
 }
-_ORDER = ("shards", "restored", "pairs")
+_ORDER = ("shards", "codes", "restored", "pairs")
+_PER_FACE = {"shards", "codes"}  # folders whose members know no variants
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Sample:
         key: the face's key.
         variant: which of its degradations; 0 when only `hq` is asked for.
         identity: the person.
-        pictures: column name to uint8 [S, S, 3] RGB; `mask` is uint8 [S, S].
+        pictures: column name to uint8 [S, S, 3] RGB; `mask` is uint8 [S, S]; `codes` is uint16 [2, 256], the
+            clean face's codes in the prior's codebook, as it is and mirrored.
         meta: identity, source and, for procedural faces, landmarks5 [5, 2] and landmarks68 [68, 2],
             (x, y) pixels; `draw`, the drawn degradation, when a restored column is asked for.
     """
@@ -57,7 +61,7 @@ class Sample:
 class SampleStore:
     """Random access to the (key, variant) items of one split, in (key, variant) order.
 
-    Columns come from `{root}/data/shards`, `restored` and `pairs`, and are joined: an item is there
+    Columns come from `{root}/data/shards`, `codes`, `restored` and `pairs`, and are joined: an item is there
     when it is in every folder it needs, so a face quarantined by a later stage is absent where that
     stage's columns are asked for. Only shards that the manifests list are read, by `os.pread` at
     offsets found in the tar headers; nothing is extracted. Safe to fork and to pickle.
@@ -65,7 +69,7 @@ class SampleStore:
     Args:
         root: the project folder, which holds `data/`.
         split: train, val or test.
-        columns: names among hq, lq, id, gp, warp, ap, mask.
+        columns: names among hq, lq, id, gp, warp, ap, mask, codes.
 
     Raises:
         ShardError: a folder has no shards of this split, or a shard is missing or damaged.
@@ -78,7 +82,7 @@ class SampleStore:
             raise ValueError(f"unknown column {unknown or columns!r}; known: {', '.join(FOLDERS)}")
         self.root, self.split, self.columns = Path(root), split, tuple(columns)
         wanted = {FOLDERS[name] for name in columns}
-        self._variants = wanted != {"shards"}
+        self._variants = not wanted <= _PER_FACE
         self._has_draw = "restored" in wanted
         members = {"meta": "shards", **{name: FOLDERS[name] for name in columns}}
         if self._has_draw:
@@ -107,11 +111,8 @@ class SampleStore:
         return {**self.__dict__, "_streams": {}}  # open files do not travel
 
     def pictures(self, index: int) -> dict[str, Picture]:
-        """Only the pictures of an item, by column name."""
-        return {
-            name: (decode_grey if name == "mask" else decode)(self._read(name, index))
-            for name in self.columns
-        }
+        """Only the pictures (and codes) of an item, by column name."""
+        return {name: _READERS.get(name, decode)(self._read(name, index)) for name in self.columns}
 
     def _scan(self, folder: str, found: dict[str, dict[tuple[str, int], tuple[int, int, int]]]) -> None:
         stage = self.root / "data" / folder
@@ -145,13 +146,12 @@ def _join(
     variants: bool,
 ) -> tuple[list[tuple[str, int]], dict[str, NDArray[np.int64]]]:
     """The items that every column has, in order, and each column's (file, offset, size) rows."""
-    shared = [name for name, folder in members.items() if folder == "shards"]
-    own = [name for name, folder in members.items() if folder != "shards"]
+    shared = [name for name, folder in members.items() if folder in _PER_FACE]
+    own = [name for name, folder in members.items() if folder not in _PER_FACE]
     base = set(found[shared[0]])
-    items = set(found[own[0]]) if variants else base
-    for name in own[1:]:
-        items &= set(found[name])
-    orphans = [key for key, _ in items if (key, 0) not in base]
+    faces = base.intersection(*(found[name] for name in shared[1:]))
+    items = set(found[own[0]]).intersection(*(found[name] for name in own[1:])) if variants else faces
+    orphans = [key for key, _ in items if (key, 0) not in faces]
     if orphans:
         raise ShardError(f"key {min(orphans)} has no face in data/shards; run the later stages again")
     ordered = sorted(items)
@@ -214,7 +214,7 @@ class Batches:
 
         Returns:
             Per column float32 [B / world, 3, S, S] in [-1, 1]; `mask` [B / world, 1, S, S] in [0, 1];
-            `key` list[str]; `variant` int64 [B / world].
+            `codes` int64 [B / world, 256]; `key` list[str]; `variant` int64 [B / world].
         """
         places = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world)
         return collate([self._item(place, step) for place in places])
@@ -232,14 +232,33 @@ class Batches:
         index = self._index(place)
         key, variant = self.store.items[index]
         pictures = self.store.pictures(index)
-        if self.flip and generator(self.seed, "flip", place).random() < 0.5:
+        codes = pictures.pop("codes", None)
+        mirrored = self.flip and generator(self.seed, "flip", place).random() < 0.5
+        if mirrored:
             pictures = {name: np.ascontiguousarray(item[:, ::-1]) for name, item in pictures.items()}
+        if codes is not None:
+            pictures["codes"] = codes[int(mirrored)]
         if self.degrade is not None:
             limits = self.degrade(step) if callable(self.degrade) else self.degrade
             rng = generator(self.seed, "degradation", key, "step", step)
             degradation = draw(limits, rng)
             pictures["lq"] = apply(pictures["hq"], degradation, rng, kernel_size=self.kernel_size)
         return key, variant, pictures
+
+
+def encode_codes(codes: NDArray[np.uint16]) -> bytes:
+    """The member `codes.npy` of a face: uint16 [2, 256], its codes as it is and mirrored."""
+    buffer = io.BytesIO()
+    np.save(buffer, codes, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _decode_codes(data: bytes) -> NDArray[np.uint16]:
+    codes: NDArray[np.uint16] = np.load(io.BytesIO(data), allow_pickle=False)
+    return codes
+
+
+_READERS: dict[str, Callable[[bytes], NDArray[Any]]] = {"mask": decode_grey, "codes": _decode_codes}
 
 
 def collate(items: Sequence[tuple[str, int, dict[str, Picture]]]) -> dict[str, Any]:
@@ -249,6 +268,8 @@ def collate(items: Sequence[tuple[str, int, dict[str, Picture]]]) -> dict[str, A
         stacked = np.stack([pictures[name] for _, _, pictures in items])
         if name == "mask":
             batch[name] = torch.from_numpy(stacked).unsqueeze(1).float() / 255.0
+        elif name == "codes":
+            batch[name] = torch.from_numpy(stacked.astype(np.int64))
         else:
             batch[name] = to_tensor(stacked)
     batch["key"] = [key for key, _, _ in items]

@@ -1,5 +1,6 @@
 """The pictures of the method for a batch of faces, and every figure of each of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,29 +90,33 @@ class Instruments:
         tools = self.by_metric().items()
         return {metric: tool.reason for metric, tool in tools if isinstance(tool, Unavailable)}
 
-    def measure(self, pictures: dict[str, np.ndarray], flow: np.ndarray) -> Figures:
+    def measure(
+        self, pictures: dict[str, np.ndarray], kinds: Iterable[str] = KINDS, flow: np.ndarray | None = None
+    ) -> Figures:
         """Every figure of a batch.
 
         Args:
-            pictures: `hq` and the kinds, uint8 [B, S, S, 3].
-            flow: [B, 2, S, S], pixels.
+            pictures: `hq`, `id` and the kinds, uint8 [B, S, S, 3].
+            kinds: what to measure.
+            flow: of `warp`, [B, 2, S, S], pixels.
 
         Returns:
             Kind to metric to [B]. A metric that makes no sense for a kind is absent there, as are those
             whose instrument is unavailable.
         """
-        figures: Figures = {kind: self._against_hq(pictures[kind], pictures["hq"]) for kind in KINDS}
+        figures: Figures = {kind: self._against_hq(pictures[kind], pictures["hq"]) for kind in kinds}
         if not isinstance(self.identity, Unavailable):
             truth = self.identity.embed(pictures["hq"])
-            for kind in KINDS:
-                figures[kind]["identity"] = similarity(self.identity.embed(pictures[kind]), truth)
+            for kind, own in figures.items():
+                own["identity"] = similarity(self.identity.embed(pictures[kind]), truth)
         if not isinstance(self.landmarks, Unavailable):
-            points = {kind: self.landmarks.detect(pictures[kind]) for kind in ("hq", *KINDS)}
-            for kind in KINDS:
-                figures[kind]["landmark_hq"] = landmark_error(points[kind], points["hq"])
+            points = {kind: self.landmarks.detect(pictures[kind]) for kind in ("hq", "id", *figures)}
+            for kind, own in figures.items():
+                own["landmark_hq"] = landmark_error(points[kind], points["hq"])
                 if kind != "id":
-                    figures[kind]["landmark_id"] = landmark_error(points[kind], points["id"])
-        figures["warp"]["folded"] = 100 * folded_share(torch.from_numpy(flow)).double().numpy()
+                    own["landmark_id"] = landmark_error(points[kind], points["id"])
+        if flow is not None:
+            figures["warp"]["folded"] = 100 * folded_share(torch.from_numpy(flow)).double().numpy()
         return figures
 
     def _against_hq(self, pictures: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:

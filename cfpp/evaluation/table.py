@@ -1,5 +1,6 @@
 """From one row per picture to means, intervals and paired differences: what metrics.json holds."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,17 @@ def summarise(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Any]:
         is 1 the difference is of the distances from 1, under `{metric}_from_1`. Six significant digits; low
         and high are null for one person.
     """
+    return {
+        "pictures": means(rows, bootstrap, KINDS),
+        "differences": differences(rows, bootstrap, COMPARISONS),
+        "alignment": alignment(rows, bootstrap),
+    }
+
+
+def means(rows: pd.DataFrame, bootstrap: Bootstrap, kinds: Iterable[str]) -> dict[str, Any]:
+    """Kind to metric to {mean, low, high, n, people}."""
     pictures: dict[str, Any] = {}
-    for kind in KINDS:
+    for kind in kinds:
         own = rows[rows["kind"] == kind]
         pictures[kind] = {
             metric.name: plain(
@@ -43,10 +53,17 @@ def summarise(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Any]:
             for metric in METRICS
             if _applies(own, metric)
         }
-    differences: dict[str, Any] = {}
-    for first, second in COMPARISONS:
+    return pictures
+
+
+def differences(
+    rows: pd.DataFrame, bootstrap: Bootstrap, comparisons: Iterable[tuple[str, str]]
+) -> dict[str, Any]:
+    """ "first-second" to metric to {mean, low, high, n, people} of the paired differences."""
+    paired: dict[str, Any] = {}
+    for first, second in comparisons:
         pair = f"{first}-{second}"
-        differences[pair] = {}
+        paired[pair] = {}
         a, b = _ordered(rows, first), _ordered(rows, second)
         for metric in METRICS:
             if _applies(a, metric) and _applies(b, metric):
@@ -54,8 +71,8 @@ def summarise(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Any]:
                 if metric.better == "one":
                     x, y = np.abs(x - 1), np.abs(y - 1)
                 estimate = bootstrap.difference(x, y, a["person"].tolist(), pair, metric.name)
-                differences[pair][difference_name(metric)] = plain(estimate)
-    return {"pictures": pictures, "differences": differences, "alignment": alignment(rows, bootstrap)}
+                paired[pair][difference_name(metric)] = plain(estimate)
+    return paired
 
 
 def alignment(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Any] | None:
@@ -85,27 +102,27 @@ def verdict(metric: Metric, difference: dict[str, Any]) -> str:
 
 def best_kind(pictures: dict[str, Any], metric: Metric) -> str | None:
     """The kind with the best mean; None where the metric has fewer than two."""
-    means = {
+    found = {
         kind: figures[metric.name]["mean"] for kind, figures in pictures.items() if metric.name in figures
     }
-    if len(means) < 2:
+    if len(found) < 2:
         return None
     if metric.better == "one":
-        return min(means, key=lambda kind: abs(means[kind] - 1))
+        return min(found, key=lambda kind: abs(found[kind] - 1))
     sign = -1 if metric.better == "high" else 1
-    return min(means, key=lambda kind: sign * means[kind])
+    return min(found, key=lambda kind: sign * found[kind])
 
 
 def flat(summary: dict[str, Any]) -> dict[str, float]:
     """Means only, as `out.psnr` or `out-id.psnr`, for MLflow."""
     groups = summary["pictures"] | summary["differences"]
-    means = {
+    figures_by_name = {
         f"{group}.{name}": figure["mean"]
         for group, figures in groups.items()
         for name, figure in figures.items()
     }
     aligned = summary["alignment"]
-    return means | ({} if aligned is None else {"alignment.landmark_reduction": aligned["mean"]})
+    return figures_by_name | ({} if aligned is None else {"alignment.landmark_reduction": aligned["mean"]})
 
 
 def kinds_frame(summary: dict[str, Any]) -> pd.DataFrame:

@@ -42,6 +42,7 @@ class Card:
         data_manifest_sha256: the data it was trained on; "" when that is not known.
         git_commit: the code that trained it; "" when not known.
         source: where the weights come from, in words or as a run name.
+        started_from: sha256 of the weights files that the training began with, by what they are.
         metrics: held-out figures.
         parameters: number of values in the weights; filled in by `save_model`.
         sha256: of the weights file; filled in by `save_model`.
@@ -53,6 +54,7 @@ class Card:
     data_manifest_sha256: str = ""
     git_commit: str = ""
     source: str = ""
+    started_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     parameters: int = 0
     sha256: str = ""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 Batch = Mapping[str, Any]
@@ -63,7 +64,14 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Held-out figures (scalars, means over the batch) of ``model``, which is the EMA copy."""
+        """Held-out figures of ``model``, which is the EMA copy: scalars, means over the batch.
+
+        Figures of the whole split may travel as tensors of any shape, for `summarise`.
+        """
+
+    def summarise(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
+        """Figures of the split from those of its batches, as `validate` gave them: their means."""
+        return {name: float(torch.stack([b[name].float() for b in batches]).mean()) for name in batches[0]}
 
     def pictures(self, model: nn.Module, batch: Batch) -> Tensor | None:
         """A picture [3, H, W] in [-1, 1] to look at (inputs beside outputs), or None."""
@@ -85,7 +93,7 @@ class ObjectiveSpec(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The sample columns (hq, lq, id, gp, warp, ap, mask) a batch needs."""
+        """The sample columns (hq, lq, id, gp, warp, ap, mask, codes) a batch needs."""
         ...
 
     def build(self) -> Objective:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cfpp.config import CodePredictionParams, NetworkParams
-from cfpp.models.codeformer.autoencoder import Encoder, VQAutoEncoder
+from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.prior import network_config
 from cfpp.models.weights import load_weights
-from cfpp.objectives.base import Batch, Objective, StepResult
-from cfpp.objectives.codebook import code_statistics, contact_sheet, psnr
+from cfpp.objectives.base import Batch, StepResult
+from cfpp.objectives.codebook import CodedObjective, code_counts, contact_sheet, psnr
 from cfpp.objectives.perceptual import build_perceptual
 
 
@@ -39,8 +39,8 @@ class CodePredictionSpec:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Clean faces and the same, largely degraded."""
-        return ("hq", "lq")
+        """Clean faces, the same largely degraded, and the codes of the clean ones."""
+        return ("hq", "lq", "codes")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -67,15 +67,12 @@ def load_stage_one(path: str, network: NetworkParams, image_size: int) -> VQAuto
     return autoencoder.eval().requires_grad_(False)
 
 
-def code_losses(
-    model: CodeFormer, teacher: Encoder, hq: Tensor, latent: Tensor, logits: Tensor
-) -> dict[str, Tensor]:
+def code_losses(model: CodeFormer, codes: Tensor, latent: Tensor, logits: Tensor) -> dict[str, Tensor]:
     """How far latent and logits of the degraded face are from the clean face's codes.
 
     Args:
         model: its (frozen) codebook is used.
-        teacher: frozen encoder of stage 1.
-        hq: clean faces [B, 3, S, S] in [-1, 1].
+        codes: of the clean faces, int64 [B, 256] (`cfpp.synthesis.codes` makes them, once per face).
         latent: encoder output on the degraded faces [B, C, 16, 16].
         logits: code logits [B, 256, codes].
 
@@ -83,7 +80,6 @@ def code_losses(
         Scalars: feature (mean squared error), cross_entropy (nats), code_accuracy (0 to 1).
     """
     with torch.no_grad():
-        codes = model.quantize.encode(teacher(hq))
         target = model.quantize.look_up(codes, *latent.shape[2:])
     return {
         "feature": F.mse_loss(latent.float(), target),
@@ -92,7 +88,7 @@ def code_losses(
     }
 
 
-class CodePredictionObjective(Objective):
+class CodePredictionObjective(CodedObjective):
     """Feature and cross-entropy losses at w = 0; codebook, generator and fuse blocks stay as they are."""
 
     model: CodeFormer
@@ -101,7 +97,6 @@ class CodePredictionObjective(Objective):
         super().__init__()
         self.params = spec.params
         stage_one = load_stage_one(spec.codebook, spec.network, spec.image_size)
-        self.teacher = stage_one.encoder
         self.model = CodeFormer(spec.network, spec.image_size)
         for name in ("encoder", "quantize", "generator"):
             getattr(self.model, name).load_state_dict(getattr(stage_one, name).state_dict())
@@ -110,10 +105,10 @@ class CodePredictionObjective(Objective):
         self.perceptual = build_perceptual(spec.weights_root)
 
     def step(self, batch: Batch, step: int) -> StepResult:
-        """Read the codes of ``hq`` off ``lq``, both [B, 3, S, S]."""
+        """Read the codes off ``lq`` [B, 3, S, S]."""
         latent = self.model.encoder(batch["lq"])
         logits = self.model.predict(latent)
-        logs = code_losses(self.model, self.teacher, batch["hq"], latent, logits)
+        logs = code_losses(self.model, batch["codes"], latent, logits)
         loss = self.params.feature_weight * logs["feature"]
         loss = loss + self.params.cross_entropy_weight * logs["cross_entropy"]
         return StepResult(loss=loss, logs={name: value.detach() for name, value in logs.items()})
@@ -123,10 +118,10 @@ class CodePredictionObjective(Objective):
         assert isinstance(model, CodeFormer)
         hq: Tensor = batch["hq"]
         out = model(batch["lq"], 0.0)
-        figures = code_losses(model, self.teacher, hq, out.latent, out.logits)
+        figures = code_losses(model, batch["codes"], out.latent, out.logits)
         figures["psnr"] = psnr(out.picture, hq)
         figures["perceptual"] = self.perceptual(out.picture.float().clamp(-1, 1), hq).mean()
-        return figures | code_statistics(out.logits.argmax(2), out.logits.shape[2])
+        return figures | {"codes": code_counts(out.logits.argmax(2), out.logits.shape[2])}
 
     def pictures(self, model: nn.Module, batch: Batch) -> Tensor:
         """Degraded face, restoration at w = 0, clean face."""

@@ -24,11 +24,35 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return (10 * (4 / error.clamp_min(1e-10)).log10()).mean()
 
 
-def code_statistics(indices: Tensor, codes: int) -> dict[str, Tensor]:
-    """Share of ``codes`` that occur in ``indices`` (0 to 1), and their perplexity (1 to ``codes``)."""
-    shares = torch.bincount(indices.flatten(), minlength=codes) / indices.numel()
-    entropy = -(shares * shares.clamp_min(1e-10).log()).sum()
-    return {"code_usage": (shares > 0).float().mean(), "code_perplexity": entropy.exp()}
+def code_counts(indices: Tensor, codes: int) -> Tensor:
+    """How often each of ``codes`` occurs in ``indices``, int64 [codes]."""
+    return torch.bincount(indices.flatten(), minlength=codes)
+
+
+def code_statistics(counts: Tensor) -> dict[str, float]:
+    """Health of a codebook, from how often each code occurred in a split.
+
+    Returns:
+        code_usage, the share of codes in use (0 to 1); dead_codes, the number of the others; and
+        code_perplexity (1 to the number of codes).
+    """
+    shares = counts.double() / counts.sum()
+    entropy = -(shares * shares.clamp_min(1e-30).log()).sum()
+    used = int((counts > 0).sum())
+    return {
+        "code_usage": used / len(counts),
+        "dead_codes": float(len(counts) - used),
+        "code_perplexity": float(entropy.exp()),
+    }
+
+
+class CodedObjective(Objective):
+    """An objective that shows how its codebook is used over the whole held-out split."""
+
+    def summarise(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
+        """Means, and `code_statistics` of the split from the batches' ``codes`` (`code_counts`)."""
+        counts = torch.stack([batch.pop("codes") for batch in batches]).sum(0)
+        return super().summarise(batches) | code_statistics(counts)
 
 
 def contact_sheet(columns: list[Tensor]) -> Tensor:
@@ -70,7 +94,7 @@ class CodebookSpec:
         return CodebookObjective(self)
 
 
-class CodebookObjective(Objective):
+class CodebookObjective(CodedObjective):
     """L1, perceptual, codebook and (from ``discriminator_start`` on) balanced hinge loss.
 
     Codes start at +-1/K, far inside the latents, so that a few would take all of them and short trainings
@@ -129,7 +153,7 @@ class CodebookObjective(Objective):
             "psnr": psnr(out.picture, hq),
             "perceptual": self.perceptual(out.picture.float().clamp(-1, 1), hq).mean(),
         }
-        return figures | code_statistics(out.indices, codes)
+        return figures | {"codes": code_counts(out.indices, codes)}
 
     def pictures(self, model: nn.Module, batch: Batch) -> Tensor:
         """Clean face, reconstruction."""

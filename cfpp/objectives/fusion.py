@@ -11,9 +11,9 @@ from cfpp.models.discriminator import PatchDiscriminator
 from cfpp.models.prior import network_config
 from cfpp.models.weights import WeightsError, load_weights
 from cfpp.objectives.adversarial import balanced_adversarial_loss
-from cfpp.objectives.base import Batch, Objective, StepResult
+from cfpp.objectives.base import Batch, StepResult
 from cfpp.objectives.code_prediction import code_losses, load_stage_one
-from cfpp.objectives.codebook import code_statistics, contact_sheet, psnr
+from cfpp.objectives.codebook import CodedObjective, code_counts, contact_sheet, psnr
 from cfpp.objectives.perceptual import build_perceptual
 
 STRONG_W = 1.3
@@ -52,8 +52,8 @@ class FusionSpec:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Clean faces and the same, degraded as `degradation_for` says."""
-        return ("hq", "lq")
+        """Clean faces, the same degraded as `degradation_for` says, and the codes of the clean ones."""
+        return ("hq", "lq", "codes")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class FusionSpec:
         return FusionObjective(self)
 
 
-class FusionObjective(Objective):
+class FusionObjective(CodedObjective):
     """Code losses always; L1, perceptual and balanced hinge loss where the phase fuses (w > 0).
 
     Image losses train the fuse blocks only: codes are looked up and the encoder's features detached.
@@ -98,7 +98,6 @@ class FusionObjective(Objective):
         if not spec.network.fuse:
             raise ValueError("prior.network.fuse: stage 3 needs at least one side to fuse at")
         stage_one = load_stage_one(spec.codebook, spec.network, spec.image_size)
-        self.teacher = stage_one.encoder
         self.model = CodeFormer(spec.network, spec.image_size)
         load_weights(self.model, spec.code_prediction, kind="codeformer", trained=True)
         if not stage_one.quantize.embedding.weight.equal(self.model.quantize.embedding.weight):
@@ -127,7 +126,7 @@ class FusionObjective(Objective):
         model, params, codes = self.model, self.spec.params, self.spec.codes
         latent, encoded = model.encoder.encode(batch["lq"], self.spec.network.fuse if w > 0 else ())
         logits = model.predict(latent)
-        logs = code_losses(model, self.teacher, hq, latent, logits)
+        logs = code_losses(model, batch["codes"], latent, logits)
         loss = codes.feature_weight * logs["feature"] + codes.cross_entropy_weight * logs["cross_entropy"]
         picture: Tensor | None = None
         if w > 0:
@@ -152,11 +151,11 @@ class FusionObjective(Objective):
         hq: Tensor = batch["hq"]
         latent = model.encoder(batch["lq"])
         logits = model.predict(latent)
-        figures = code_losses(model, self.teacher, hq, latent, logits)
+        figures = code_losses(model, batch["codes"], latent, logits)
         for name, picture in zip(("id", "gp"), model.restore_pair(batch["lq"]), strict=True):
             figures[f"psnr_{name}"] = psnr(picture, hq)
             figures[f"perceptual_{name}"] = self.perceptual(picture.float(), hq).mean()
-        return figures | code_statistics(logits.argmax(2), logits.shape[2])
+        return figures | {"codes": code_counts(logits.argmax(2), logits.shape[2])}
 
     def pictures(self, model: nn.Module, batch: Batch) -> Tensor:
         """Degraded face, I_F, I_G, clean face."""

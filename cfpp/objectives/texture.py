@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ class TextureSpec:
         prior_path: the frozen prior, whose encoder is the metric's embedding (unused at metric_weight 0).
         weights_root: section weights, key root.
         procedural: the faces are procedural ones: the only ones that the identity loss knows.
+        prior_kind: where I_F and I_G come from, see section prior, key kind.
         feather: edge of the component mask, share of the side; used only where I_AP is made here
             (alignment: none).
     """
@@ -41,6 +42,7 @@ class TextureSpec:
     prior_path: str
     weights_root: str
     procedural: bool
+    prior_kind: Literal["codeformer", "folder"] = "codeformer"
     feather: float = 0.02
 
     kind = "tgrn"
@@ -58,13 +60,15 @@ class TextureSpec:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the model's card must hold for `load_tgrn`, and what stands for I_warp."""
+        """What the model's card must hold for `load_tgrn`, and what a restorer must feed it with."""
         return {
             "widths": list(self.params.widths),
             "res_blocks": self.params.res_blocks,
             "texture_attention": self.params.texture_attention,
             "spatial_attention": self.params.spatial_attention,
             "alignment": self.params.alignment,
+            "prior_kind": self.prior_kind,
+            "size": self.size,
         }
 
     def build(self) -> TextureObjective:

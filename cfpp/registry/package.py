@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cfpp.imports import ROOT, Code, needed_code, source_of
+from cfpp.models.weights import read_config
 from cfpp.restore import PARTS
 
 _ENTRY = "cfpp.restore"
@@ -64,7 +65,11 @@ def log_package(models: Path, tags: Mapping[str, str]) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    faces = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))])
+    shape = (-1, -1, -1, 3)
+    foreign = read_config(models / "tgrn", "prior_kind")["prior_kind"] == "folder"
+    inputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, 2, *shape[1:]) if foreign else shape)])
+    parts = [part for part in PARTS if not (foreign and part == "prior")]
+    outputs = Schema([TensorSpec(np.dtype(np.uint8), shape)])
     code = needed_code(_ENTRY)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # the signature is given, and running the model here once more would prove nothing
@@ -72,8 +77,8 @@ def log_package(models: Path, tags: Mapping[str, str]) -> Any:
         return mlflow.pyfunc.log_model(
             name="restorer",
             python_model=str(_MODEL_CODE),
-            artifacts={part: str(models / part) for part in PARTS},
-            signature=ModelSignature(inputs=faces, outputs=faces),
+            artifacts={part: str(models / part) for part in parts},
+            signature=ModelSignature(inputs=inputs, outputs=outputs),
             pip_requirements=requirements(code),
             code_paths=[str(copy_code(code, Path(folder)))],
             tags=dict(tags),

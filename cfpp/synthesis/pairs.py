@@ -14,8 +14,8 @@ from cfpp.data.pictures import Picture, decode, encode_png, to_pictures, to_tens
 from cfpp.data.shards import read_shard
 from cfpp.models.dam import DAM, load_dam, warp
 from cfpp.models.weights import read_card
-from cfpp.synthesis.restored import TarTask, device_of, finite_rows, groups, keys_of
 from cfpp.synthesis.shards_job import Made, Refused, reason_of
+from cfpp.synthesis.tars import TarTask, device_of, finite_rows, groups, keys_of
 
 MASK_KIND = "template"
 """Masks are boxes about the five-point template of aligned faces; no parser is involved."""
@@ -49,7 +49,7 @@ class PairWorker:
 
     def keys(self, task: TarTask) -> Sequence[str]:
         """The keys of the input shard."""
-        return keys_of(task)
+        return keys_of(task.source)
 
     def process(self, task: TarTask) -> Iterator[Made | Refused]:
         """Each face with all its variants, or refused whole. Batches never span shards."""

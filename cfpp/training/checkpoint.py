@@ -45,9 +45,9 @@ class FolderCheckpoints:
             old.unlink()
 
 
-def checkpoint_name(phase: int, step: int) -> str:
-    """Sorts by phase, then by steps done."""
-    return f"phase{phase}-step{step:08d}"
+def checkpoint_name(step: int) -> str:
+    """Sorts by steps done."""
+    return f"step{step:08d}"
 
 
 def write_state(state: State, path: Path) -> None:

@@ -1,26 +1,23 @@
-"""The one training loop: fixed steps, logs, validation, checkpoints, phases. It runs without Ray."""
+"""The one training loop: fixed steps, logs, validation, checkpoints. It runs without Ray."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
 from cfpp.errors import MendableError
-from cfpp.models.weights import save_model
 from cfpp.training.checkpoint import CheckpointStore, State, checkpoint_name
 from cfpp.training.curves import Curves
 from cfpp.training.gradients import mean_over_workers
-from cfpp.training.job import BatchSource, TrainingError, TrainJob, TrainResult, phase_prefix
+from cfpp.training.job import BatchSource, TrainingError, TrainJob, TrainResult
 from cfpp.training.prefetch import MicroBatches, Placement, micro_batches
 from cfpp.training.progress import Bar
 from cfpp.training.schedule import learning_rate
@@ -60,11 +57,11 @@ class _Window:
 
 
 class _Run:
-    """The state that phases share: curves, last held-out figures, throughput, last checkpoint."""
+    """One job under way: trainer, curves, last held-out figures, throughput, last checkpoint."""
 
     def __init__(
         self,
-        jobs: Sequence[TrainJob],
+        job: TrainJob,
         checkpoints: CheckpointStore,
         sink: MetricSink,
         device: torch.device,
@@ -73,55 +70,45 @@ class _Run:
         curve_file: Path | None,
         bar: Callable[..., Bar],
     ) -> None:
-        self.jobs, self.checkpoints, self.sink, self.bar = jobs, checkpoints, sink, bar
-        self.device, self.rank, self.world = device, rank, world
-        self.resumed = checkpoints.load()
-        state = self.resumed or {"phase": 0, "step": 0, "curves": [], "metrics": {}}
-        self.phase: int = state["phase"]
-        self.last = checkpoint_name(state["phase"], state["step"]) if self.resumed else "none yet"
-        self.curves = Curves(curve_file if rank == 0 else None, state["curves"])
-        self.metrics: dict[str, float] = dict(state["metrics"])
-        self.images, self.seconds = 0, 0.0
-        if self.resumed:
-            log.info("resuming %s at step %d", jobs[self.phase].name, state["step"])
-
-    def train(self, index: int) -> Trainer:
-        """One phase, from its beginning or from the checkpoint that is in it."""
-        job, params = self.jobs[index], self.jobs[index].params
-        torch.set_num_threads(params.threads)
+        self.job, self.checkpoints, self.sink, self.bar = job, checkpoints, sink, bar
+        self.rank, self.world = rank, world
+        self.place = Placement(device, job.params.channels_last)
+        torch.set_num_threads(job.params.threads)
         with _setting_up(job):
-            trainer = Trainer(job, self.device, self.rank, self.world)
-        start = 0
-        if self.resumed is not None and self.resumed["phase"] == index:
-            trainer.restore(self.resumed)
-            start, self.resumed = self.resumed["step"], None
-        if start < params.steps:
-            self._steps(index, trainer, start)
-        self._export(job, index, trainer)
-        return trainer
+            self.trainer = Trainer(job, device, rank, world)
+        state = checkpoints.load()
+        if state is not None:
+            self.trainer.restore(state)
+            log.info("resuming %s at step %d", job.name, state["step"])
+        self.start: int = state["step"] if state else 0
+        self.last = checkpoint_name(self.start) if state else "none yet"
+        self.curves = Curves(curve_file if rank == 0 else None, state["curves"] if state else [])
+        self.metrics: dict[str, float] = dict(state["metrics"]) if state else {}
+        self.images, self.seconds = 0, 0.0
 
-    def _steps(self, index: int, trainer: Trainer, start: int) -> None:
-        job, params = self.jobs[index], self.jobs[index].params
-        place = Placement(self.device, params.channels_last)
+    def train(self) -> None:
+        """The steps that are left."""
+        job, params = self.job, self.job.params
+        if self.start >= params.steps:
+            return
         parts = self.world * params.accumulate
         with _setting_up(job):
             source = job.data.open(
                 job.spec, "train", batch_size=params.batch_size, parts=parts, seed=job.seed
             )
-            held_out = self._held_out(job, parts) if self.rank == 0 else None
+            held_out = self._held_out(parts) if self.rank == 0 else None
         if source is None or len(source) == 0:
             raise TrainingError(f"{job.name}: the train split is empty; run the stages before this one")
         feed = MicroBatches(source, self.rank, params.accumulate)
-        batches = micro_batches(
-            feed, start * params.accumulate, params.steps * params.accumulate, place, params.loader_workers
-        )
+        first, stop = self.start * params.accumulate, params.steps * params.accumulate
+        batches = micro_batches(feed, first, stop, self.place, params.loader_workers)
         bar = self.bar(total=params.steps, desc=job.name) if self.rank == 0 else None
         window = _Window()
         try:
             if bar is not None:
-                bar.update(start)
-            for step in range(start, params.steps):
-                window.entries += [(step, entry) for entry in trainer.step(batches, step)]
+                bar.update(self.start)
+            for step in range(self.start, params.steps):
+                window.entries += [(step, entry) for entry in self.trainer.step(batches, step)]
                 done = step + 1
                 if bar is not None:
                     bar.update(1)
@@ -129,21 +116,22 @@ class _Run:
                 validating = done % params.validate_every == 0 or done == params.steps
                 if not (saving or validating or done % params.log_every == 0):
                     continue
-                figures, throughput = self._close(job, trainer, window, step)
+                figures, throughput = self._close(window, step)
                 if validating and held_out is not None:
-                    figures |= self._validate(index, done, trainer, held_out, place)
-                self._log(index, done, figures, throughput)
+                    figures |= self._validate(done, held_out)
+                self._log(done, figures, throughput)
                 if bar is not None:
                     bar.set_description(f"{job.name} loss {figures['loss']:.4g}")
                 if saving:
-                    self._save(index, done, trainer)
+                    self._save(done)
                 window.restart()
         finally:
             batches.close()
             if bar is not None:
                 bar.close()
 
-    def _held_out(self, job: TrainJob, parts: int) -> BatchSource | None:
+    def _held_out(self, parts: int) -> BatchSource | None:
+        job = self.job
         size = job.params.batch_size // parts
         source = job.data.open(job.spec, "val", batch_size=size, parts=1, seed=job.seed)
         if source is None or len(source) == 0:
@@ -151,77 +139,58 @@ class _Run:
             return None
         return source
 
-    def _close(
-        self, job: TrainJob, trainer: Trainer, window: _Window, step: int
-    ) -> tuple[dict[str, float], float]:
-        images = len(window.entries) * job.params.batch_size // job.params.accumulate
+    def _close(self, window: _Window, step: int) -> tuple[dict[str, float], float]:
+        params = self.job.params
+        images = len(window.entries) * params.batch_size // params.accumulate
         figures, broken, seconds = window.close(self.world)
         if broken is not None:
             raise TrainingError(
-                f"{job.name}: the loss is not a finite number at step {broken}; last good checkpoint: "
+                f"{self.job.name}: the loss is not a finite number at step {broken}; last good checkpoint: "
                 f"{self.last}. Lower the learning rate, or train in fp32 if precision is bf16."
             )
         self.images += images
         self.seconds += seconds
-        return {"learning_rate": learning_rate(job.params, step), **figures}, images / seconds
+        return {"learning_rate": learning_rate(params, step), **figures}, images / seconds
 
     @torch.no_grad()
-    def _validate(
-        self, index: int, done: int, trainer: Trainer, held_out: BatchSource, place: Placement
-    ) -> dict[str, float]:
-        prefix, params = phase_prefix(self.jobs, index), trainer.job.params
+    def _validate(self, done: int, held_out: BatchSource) -> dict[str, float]:
+        job, params, objective = self.job, self.job.params, self.trainer.objective
         size = params.batch_size // (self.world * params.accumulate)
         count = max(1, min(VALIDATION_BATCHES, len(held_out) // size))
-        model, found = trainer.ema.module, []
+        model, found = self.trainer.ema.module, []
         for number in range(count):
-            batch = place(held_out.batch(number, 0))
-            with trainer.autocast():
-                found.append(trainer.objective.validate(model, batch))
+            batch = self.place(held_out.batch(number, 0))
+            with self.trainer.autocast():
+                found.append(objective.validate(model, batch))
                 if number == 0:
-                    picture = trainer.objective.pictures(model, batch)
+                    picture = objective.pictures(model, batch)
                     if picture is not None:
-                        self.sink.image(self._offset(index) + done, f"{prefix}val", as_picture(picture))
-        figures = {
-            name: float(torch.stack([entry[name].float() for entry in found]).mean()) for name in found[0]
-        }
-        self.metrics |= {prefix + name: value for name, value in figures.items()}
+                        self.sink.image(job.first_step + done, f"{job.prefix}val", as_picture(picture))
+        figures = objective.summarise(found)
+        self.metrics |= {job.prefix + name: value for name, value in figures.items()}
         return {f"val/{name}": value for name, value in figures.items()}
 
-    def _offset(self, index: int) -> int:
-        return sum(job.params.steps for job in self.jobs[:index])
-
-    def _log(self, index: int, done: int, figures: dict[str, float], throughput: float) -> None:
+    def _log(self, done: int, figures: dict[str, float], throughput: float) -> None:
         if self.rank != 0:
             return
-        step, prefix = self._offset(index) + done, phase_prefix(self.jobs, index)
-        row = {prefix + name: value for name, value in figures.items()}
+        job = self.job
+        step, row = job.first_step + done, {job.prefix + name: value for name, value in figures.items()}
         self.curves.add(step, row)
-        self.sink.log(step, {**row, f"{prefix}images_per_second": throughput})
+        self.sink.log(step, {**row, f"{job.prefix}images_per_second": throughput})
 
-    def _save(self, index: int, done: int, trainer: Trainer) -> None:
-        if not trainer.finite():
+    def _save(self, done: int) -> None:
+        if not self.trainer.finite():
             raise TrainingError(
-                f"{self.jobs[index].name}: a weight is not a finite number after step {done - 1}; "
+                f"{self.job.name}: a weight is not a finite number after step {done - 1}; "
                 f"last good checkpoint: {self.last}"
             )
         state: State | None = None
         if self.rank == 0:
-            position = {"phase": index, "step": done, "curves": self.curves.rows, "metrics": self.metrics}
-            state = {**position, **trainer.state()}
-        name = checkpoint_name(index, done)
+            position = {"step": done, "curves": self.curves.rows, "metrics": self.metrics}
+            state = {**position, **self.trainer.state()}
+        name = checkpoint_name(done)
         self.checkpoints.save(state, name, self.metrics)
         self.last = name
-
-    def _export(self, job: TrainJob, index: int, trainer: Trainer) -> None:
-        if job.export is None:
-            return
-        if self.rank == 0:
-            prefix = phase_prefix(self.jobs, index)
-            own = {k.removeprefix(prefix): v for k, v in self.metrics.items() if k.startswith(prefix)}
-            card = dataclasses.replace(job.export.card, steps=job.params.steps, metrics=own)
-            save_model(job.export.folder, trainer.weights(), card)
-        if self.world > 1:
-            dist.barrier()  # the next phase reads it on every worker
 
 
 @contextmanager
@@ -234,7 +203,7 @@ def _setting_up(job: TrainJob) -> Iterator[None]:
 
 
 def run(
-    jobs: Sequence[TrainJob],
+    job: TrainJob,
     *,
     checkpoints: CheckpointStore,
     sink: MetricSink,
@@ -244,12 +213,12 @@ def run(
     curve_file: Path | None = None,
     bar: Callable[..., Bar] = tqdm,
 ) -> TrainResult:
-    """Train the phases one after the other, going on from the newest checkpoint if there is one.
+    """Train, going on from the newest checkpoint if there is one.
 
-    On the CPU the same jobs give the same weights, bit for bit, whether or not the run was interrupted.
+    On the CPU the same job gives the same weights, bit for bit, whether or not the run was interrupted.
 
     Args:
-        jobs: the phases, at least one.
+        job: what is trained, on what.
         checkpoints: where the state is kept.
         sink: takes rank 0's figures and pictures.
         device: of the networks; the CPU if None.
@@ -267,15 +236,14 @@ def run(
     device = device or torch.device("cpu")
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            shared = _Run(jobs, checkpoints, sink, device, rank, world, curve_file, bar)
-            for index in range(shared.phase, len(jobs)):
-                trainer = shared.train(index)
+            under_way = _Run(job, checkpoints, sink, device, rank, world, curve_file, bar)
+            under_way.train()
     finally:
         torch.set_num_threads(threads)
     return TrainResult(
-        weights=trainer.weights(),
-        metrics=shared.metrics,
-        curves=shared.curves.rows,
-        steps=jobs[-1].params.steps,
-        images_per_second=shared.images / shared.seconds if shared.images else None,
+        weights=under_way.trainer.weights(),
+        metrics=under_way.metrics,
+        curves=under_way.curves.rows,
+        steps=job.params.steps,
+        images_per_second=under_way.images / under_way.seconds if under_way.images else None,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +11,6 @@ from torch import Tensor
 from cfpp.config import TrainParams
 from cfpp.data.fingerprint import fingerprint
 from cfpp.errors import MendableError
-from cfpp.models.weights import Card
 from cfpp.objectives.base import Batch, ObjectiveSpec
 from cfpp.training.curves import Row
 
@@ -21,7 +19,7 @@ TRAINING_CODE = ("cfpp.training.trainer", "cfpp.training.faces")
 
 
 class TrainingError(MendableError, RuntimeError):
-    """A run cannot start or go on; the message names the phase, the step and what to do."""
+    """A run cannot start or go on; the message names the run, the step and what to do."""
 
 
 class BatchSource(Protocol):
@@ -51,29 +49,17 @@ class DataSpec(Protocol):
 
 
 @dataclass(frozen=True)
-class Export:
-    """Where a phase's averaged weights go when it ends, for the next phase to start from.
-
-    Attributes:
-        folder: absolute; visible to every worker.
-        card: its steps and metrics are filled in by the engine.
-    """
-
-    folder: str
-    card: Card
-
-
-@dataclass(frozen=True)
 class TrainJob:
-    """One phase of a run.
+    """One training run.
 
     Attributes:
-        name: of the phase, for logs and curves.
+        name: of what is trained, for logs and messages.
         spec: builds the objective inside the worker.
         params: steps, batch size, rates, ...
         data: where batches come from.
         seed: of weights and sample order.
-        export: see `Export`; None where nothing starts from this phase.
+        prefix: of its figures, where several runs share one set of curves.
+        first_step: where its curves begin: the steps of the runs before it.
     """
 
     name: str
@@ -81,7 +67,8 @@ class TrainJob:
     params: TrainParams
     data: DataSpec
     seed: int
-    export: Export | None = None
+    prefix: str = ""
+    first_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,10 +76,10 @@ class TrainResult:
     """What a finished run gives.
 
     Attributes:
-        weights: averaged weights of the last phase, float32, on the CPU.
-        metrics: last held-out figures of every phase (prefixed by its name if there are several).
+        weights: averaged weights, float32, on the CPU.
+        metrics: last held-out figures, prefixed.
         curves: every logged row.
-        steps: steps of the last phase.
+        steps: optimiser steps behind the weights.
         run: name of the run.
         folder: where its checkpoints are.
         images_per_second: mean over what this process trained; None if there was nothing left to train.
@@ -107,19 +94,13 @@ class TrainResult:
     images_per_second: float | None = None
 
 
-def run_name(stage: str, specs: Sequence[type[ObjectiveSpec]], *parts: Any) -> str:
-    """Stage and a hash of what decides the weights: the given parts, and the code of objectives and trainer.
+def run_name(stage: str, spec: type[ObjectiveSpec], *parts: Any) -> str:
+    """Stage and a hash of what decides the weights: the given parts, and the code of objective and trainer.
 
     The same name means the same run: a killed one goes on, a finished one is not trained again. Any change of
     params, data or code gives a new name, so a fresh run needs no name of its own.
     """
-    code = [*(spec.__module__ for spec in specs), *TRAINING_CODE]
-    return f"{stage}-{fingerprint(stage, *parts, code=code)[:12]}"
-
-
-def phase_prefix(jobs: Sequence[TrainJob], index: int) -> str:
-    """What the figures of a phase are prefixed with: its name, if it is not the only one."""
-    return f"{jobs[index].name}/" if len(jobs) > 1 else ""
+    return f"{stage}-{fingerprint(stage, *parts, code=[spec.__module__, *TRAINING_CODE])[:12]}"
 
 
 def curve_path(storage: str, name: str) -> Path | None:

@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +51,20 @@ class _RayCheckpoints:
             ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_dir_name=name)
 
 
-def fit(jobs: Sequence[TrainJob], *, name: str, storage: str, sink: SinkSpec) -> TrainResult:
-    """Train the phases in one Ray Train run, or go on with the run of that name.
+def fit(job: TrainJob, *, name: str, storage: str, sink: SinkSpec) -> TrainResult:
+    """Train in one Ray Train run, or go on with the run of that name.
 
     A worker that dies is replaced ``max_failures`` times, from the last checkpoint. A loss that is not finite
     is not tried again: it would come back.
 
     Args:
-        jobs: the phases; workers, devices, failures and kept checkpoints are those of the first.
+        job: what is trained, on what.
         name: of the run, see `cfpp.training.job.run_name`. The same name goes on where it was.
         storage: absolute path or URI that all workers see.
         sink: opened on rank 0 only.
 
     Raises:
-        TrainingError: the loss is not finite, a worker failed too often, or the phases do not agree.
+        TrainingError: the loss is not finite, a worker failed too often, or storage is relative.
     """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -76,23 +75,19 @@ def fit(jobs: Sequence[TrainJob], *, name: str, storage: str, sink: SinkSpec) ->
         raise TrainingError(
             f"{storage}: the storage of a run must be absolute, workers have folders of their own"
         )
-    params = jobs[0].params
-    for job in jobs:
-        if (job.params.workers, job.params.use_gpu) != (params.workers, params.use_gpu):
-            raise TrainingError(f"{job.name}: phases of one run need equal train.workers and train.use_gpu")
+    params = job.params
     for key, value in _RAY_TRAIN_DEFAULTS.items():
         os.environ.setdefault(key, value)
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING)
-    threads = max(job.params.threads for job in jobs)
     fair = max(1, int(ray.cluster_resources().get("CPU", 1)) // params.workers)
     trainer = TorchTrainer(
-        _loop(tuple(jobs), name, storage, sink, moving_bars=sys.stderr.isatty()),
+        _loop(job, name, storage, sink, moving_bars=sys.stderr.isatty()),
         scaling_config=ScalingConfig(
             num_workers=params.workers,
             use_gpu=params.use_gpu,
             # More than the cluster has would wait for ever; threads beyond the cores only share them.
-            resources_per_worker={"CPU": min(threads, fair), **({"GPU": 1} if params.use_gpu else {})},
+            resources_per_worker={"CPU": min(params.threads, fair), **({"GPU": 1} if params.use_gpu else {})},
         ),
         run_config=RunConfig(
             name=name,
@@ -101,7 +96,7 @@ def fit(jobs: Sequence[TrainJob], *, name: str, storage: str, sink: SinkSpec) ->
             failure_config=FailureConfig(max_failures=params.max_failures),
         ),
     )
-    log.info("run %s in %s: %s", name, storage, ", ".join(f"{j.name} {j.params.steps} steps" for j in jobs))
+    log.info("run %s in %s: %d steps", name, storage, params.steps)
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
@@ -126,7 +121,7 @@ def fit(jobs: Sequence[TrainJob], *, name: str, storage: str, sink: SinkSpec) ->
     )
 
 
-def _loop(jobs: tuple[TrainJob, ...], name: str, storage: str, sink: SinkSpec, moving_bars: bool) -> Any:
+def _loop(job: TrainJob, name: str, storage: str, sink: SinkSpec, moving_bars: bool) -> Any:
     def loop() -> dict[str, Any]:
         import ray.train
         import ray.train.torch
@@ -135,10 +130,10 @@ def _loop(jobs: tuple[TrainJob, ...], name: str, storage: str, sink: SinkSpec, m
         logging.getLogger("cfpp").setLevel(logging.INFO)
         context = ray.train.get_context()
         rank, world = context.get_world_rank(), context.get_world_size()
-        device = ray.train.torch.get_device() if jobs[0].params.use_gpu else torch.device("cpu")
+        device = ray.train.torch.get_device() if job.params.use_gpu else torch.device("cpu")
         try:
             result = engine.run(
-                jobs,
+                job,
                 checkpoints=_RayCheckpoints(),
                 sink=sink.open() if rank == 0 else Silent(),
                 device=device,

@@ -1,4 +1,4 @@
-"""One phase in memory: networks, optimisers, average, and what one step does to them."""
+"""A run in memory: networks, optimisers, average, and what one step does to them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from cfpp.training.schedule import learning_rate
 
 
 class Trainer:
-    """Builds a phase's objective and takes its steps.
+    """Builds a job's objective and takes its steps.
 
     Args:
-        job: the phase.
+        job: what is trained, on what.
         device: of the networks.
         rank, world: this worker and how many there are (default process group of torch.distributed).
 

@@ -23,8 +23,8 @@ from cfpp.objectives.adversarial import (
     hinge_discriminator_loss,
 )
 from cfpp.objectives.base import Objective, ObjectiveSpec
-from cfpp.objectives.code_prediction import CodePredictionSpec
-from cfpp.objectives.codebook import CodebookSpec, code_statistics, psnr
+from cfpp.objectives.code_prediction import CodePredictionSpec, load_stage_one
+from cfpp.objectives.codebook import CodebookSpec, code_counts, code_statistics, psnr
 from cfpp.objectives.fusion import FusionSpec
 
 SIZE = 32
@@ -61,6 +61,7 @@ TRAIN = TrainParams(
     max_failures=0,
 )
 CODEBOOK = CodebookParams(
+    checkpoint="",
     perceptual_weight=1.0,
     revived_share=0.01,
     adversarial_weight=0.8,
@@ -89,12 +90,6 @@ def seeded() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def batch() -> dict[str, Tensor]:
-    hq = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8) * 2 - 1, SIZE, mode="bilinear")
-    return {"hq": hq, "lq": (hq + 0.2 * torch.randn_like(hq)).clamp(-1, 1)}
-
-
 def save(folder: Path, spec: CodebookSpec | CodePredictionSpec, model: nn.Module, steps: int = 1) -> str:
     save_model(folder, model, Card(kind=spec.kind, config=spec.config, steps=steps))
     return str(folder)
@@ -104,6 +99,14 @@ def save(folder: Path, spec: CodebookSpec | CodePredictionSpec, model: nn.Module
 def stage_one(tmp_path: Path) -> str:
     spec = CodebookSpec(CODEBOOK, NETWORK, SIZE, "")
     return save(tmp_path / "codebook", spec, spec.build().model)
+
+
+@pytest.fixture
+def batch(stage_one: str) -> dict[str, Tensor]:
+    hq = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8) * 2 - 1, SIZE, mode="bilinear")
+    teacher = load_stage_one(stage_one, NETWORK, SIZE)
+    codes = teacher.quantize.encode(teacher.encoder(hq))
+    return {"hq": hq, "lq": (hq + 0.2 * torch.randn_like(hq)).clamp(-1, 1), "codes": codes}
 
 
 @pytest.fixture
@@ -170,9 +173,23 @@ def test_psnr_by_hand() -> None:
 
 
 def test_code_statistics_by_hand() -> None:
-    figures = code_statistics(torch.tensor([[0, 1], [0, 1]]), 8)
-    assert figures["code_usage"].item() == pytest.approx(0.25)
-    assert figures["code_perplexity"].item() == pytest.approx(2.0, rel=1e-4)
+    figures = code_statistics(code_counts(torch.tensor([[0, 1], [0, 1]]), 8))
+    assert figures == {"code_usage": 0.25, "dead_codes": 6, "code_perplexity": pytest.approx(2.0)}
+
+
+def test_codes_are_counted_over_the_split_and_not_by_batch(batch: dict[str, Tensor]) -> None:
+    objective = CodebookSpec(CODEBOOK, NETWORK, SIZE, "").build()
+    batches = [
+        {"psnr": torch.tensor(value), "codes": code_counts(torch.tensor([code]), 4)}
+        for value, code in ((20.0, 0), (22.0, 3))
+    ]
+    figures = objective.summarise(batches)
+    assert figures == {
+        "psnr": 21.0,
+        "code_usage": 0.5,
+        "dead_codes": 2,
+        "code_perplexity": pytest.approx(2.0),
+    }
 
 
 def test_revived_codes_lie_on_the_latent() -> None:
@@ -227,7 +244,7 @@ def test_codebook_stage_learns_and_uses_its_codes(batch: dict[str, Tensor]) -> N
     after = objective.validate(objective.model, batch)
     assert after["psnr"] > before["psnr"] + 3
     assert after["perceptual"] < before["perceptual"] / 2
-    assert after["code_usage"] >= 0.75
+    assert objective.summarise([after])["code_usage"] >= 0.75
 
 
 def test_discriminator_joins_at_its_step(batch: dict[str, Tensor]) -> None:
@@ -265,15 +282,16 @@ def test_code_prediction_trains_encoder_and_transformer(
     assert all(objective.state_dict()[key].equal(value) for key, value in frozen.items())
 
 
-def test_code_losses_vanish_for_the_teacher_itself(
+def test_the_feature_loss_of_the_teacher_itself_is_its_distance_from_the_codes(
     prediction: CodePredictionSpec, batch: dict[str, Tensor]
 ) -> None:
     objective = prediction.build()
-    clean = {"hq": batch["hq"], "lq": batch["hq"]}
-    latent = objective.teacher(batch["hq"])
-    codes = objective.model.quantize.encode(latent)
-    features = objective.model.quantize.look_up(codes, 16, 16)
-    expected = (latent - features).square().mean()
+    clean = {**batch, "lq": batch["hq"]}
+    latent = load_stage_one(prediction.codebook, NETWORK, SIZE).encoder(batch["hq"])
+    distances = torch.cdist(
+        latent.flatten(2).transpose(1, 2).double(), objective.model.quantize.embedding.weight.double()
+    )
+    expected = distances.amin(2).square().mean() / latent.shape[1]
     assert objective.step(clean, 0).logs["feature"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 

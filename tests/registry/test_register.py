@@ -29,7 +29,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     summary = {"pictures": {"out": figures}, "differences": differences, "alignment": {"mean": 0.3}}
     (tmp_path / "reports/metrics.json").write_text(json.dumps(summary))
     pictures = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
-    monkeypatch.setattr(register, "held_out_pictures", lambda root: pictures)
+    faces = {"lq": pictures, "id": pictures[::-1], "gp": 255 - pictures}
+    monkeypatch.setattr(register, "held_out_faces", lambda root: faces)
     monkeypatch.setattr("pipelines.session.find_owner", lambda: None)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
@@ -76,3 +77,17 @@ def test_only_a_version_that_restores_as_the_models_do_becomes_challenger(
         run()
     versions = client.search_model_versions(f"name = '{name}'")
     assert len(versions) == 2
+
+
+def test_a_restorer_of_another_priors_pictures_takes_pairs(project: Path) -> None:
+    write_models(project / "models", prior_kind="folder")
+    shutil.rmtree(project / "models" / "prior")  # it is not needed
+    record = run()
+    assert record["verified_pictures"] == 2
+    model = register.load_package(record["model_uri"])
+    faces = register.held_out_faces(project)
+    pairs = np.stack([faces["id"], faces["gp"]], axis=1)
+    expected = register.Restorer.load(project / "models").fuse(faces["id"], faces["gp"])
+    np.testing.assert_array_equal(model.predict(pairs), expected)
+    with pytest.raises(mlflow.MlflowException):
+        model.predict(faces["lq"])

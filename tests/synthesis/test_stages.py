@@ -22,15 +22,11 @@ from cfpp.models.dam import DAM
 from cfpp.models.prior import network_config
 from cfpp.models.weights import Card, save_model
 from cfpp.synthesis.faces import FaceWorker, face_config_hash, face_spec, list_source, plan_faces
+from cfpp.synthesis.forward import JointForward
 from cfpp.synthesis.pairs import PairWorker, pair_config_hash, pair_spec
-from cfpp.synthesis.restored import (
-    RestoredWorker,
-    TarTask,
-    plan_from,
-    restored_config_hash,
-    restored_spec,
-)
+from cfpp.synthesis.restored import RestoredWorker, restored_config_hash, restored_spec
 from cfpp.synthesis.shards_job import ShardTask, ShardWorker, make_shard
+from cfpp.synthesis.tars import TarTask, plan_from
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 TINY = NetworkParams(
@@ -57,6 +53,10 @@ class FakePrior:
         if self.broken:
             i_f[1] = torch.nan
         return i_f, lq.flip(3)
+
+
+def fake_worker(params: Params, prior: Path, broken: bool = False) -> RestoredWorker:
+    return RestoredWorker(restored_spec(params, prior), JointForward(FakePrior(broken), torch.device("cpu")))
 
 
 class ShiftByTwo(nn.Module):
@@ -103,7 +103,7 @@ def project(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     tasks = plan_faces(params, list_source(params.data))
     build(root / "data/shards", list(tasks), FaceWorker(face_spec(params)))
-    restored = RestoredWorker(restored_spec(params, root), FakePrior())
+    restored = fake_worker(params, root)
     build(root / "data/restored", list(plan_from(root / "data/shards")), restored)
     pairs = PairWorker(pair_spec(params, root), ShiftByTwo())  # type: ignore[arg-type]
     build(root / "data/pairs", list(plan_from(root / "data/restored")), pairs)
@@ -167,7 +167,7 @@ def test_pairs_are_warped_and_mixed_by_the_mask(project: Path, params: Params) -
 def test_bytes_do_not_depend_on_the_other_shards(project: Path, params: Params, tmp_path: Path) -> None:
     tasks = plan_from(project / "data/shards")
     for task in (tasks[-1], tasks[0]):
-        worker = RestoredWorker(restored_spec(params, project), FakePrior())
+        worker = fake_worker(params, project)
         outcome = make_shard(task, worker, tmp_path, "config")
         row = Manifest.load(project / "data/restored").shards[task.split, task.shard]
         assert outcome.row.sha256 == row.sha256
@@ -182,7 +182,7 @@ def small_shard(tmp_path: Path, faces: dict[str, bytes]) -> TarTask:
 def test_a_face_that_cannot_be_restored_is_quarantined_alone(tmp_path: Path, params: Params) -> None:
     good = encode_png(render(0, 0, 0, 64).picture)
     task = small_shard(tmp_path, {"a": good, "b": b"broken", "c": good})
-    worker = RestoredWorker(restored_spec(params, tmp_path), FakePrior())
+    worker = fake_worker(params, tmp_path)
     outcome = make_shard(task, worker, tmp_path / "out", "config")
     assert outcome.row.count == 2
     assert [(row.key, row.source) for row in outcome.refused] == [("b", "train/00000.tar")]
@@ -190,7 +190,7 @@ def test_a_face_that_cannot_be_restored_is_quarantined_alone(tmp_path: Path, par
 
     one_by_two = replace(params, synthesize=replace(params.synthesize, batch_size=4))
     task = small_shard(tmp_path, {"a": good, "c": good})
-    worker = RestoredWorker(restored_spec(one_by_two, tmp_path), FakePrior(broken=True))
+    worker = fake_worker(one_by_two, tmp_path, broken=True)
     outcome = make_shard(task, worker, tmp_path / "out", "config")
     assert [(row.key, row.reason) for row in outcome.refused] == [
         ("a", "the prior gave values that are not finite")
@@ -202,7 +202,7 @@ def test_an_input_shard_that_was_tampered_with_is_an_error(tmp_path: Path, param
     data = bytearray(Path(task.source).read_bytes())
     data[900] ^= 1
     Path(task.source).write_bytes(data)
-    worker = RestoredWorker(restored_spec(params, tmp_path), FakePrior())
+    worker = fake_worker(params, tmp_path)
     with pytest.raises(ShardError, match="not those in the manifest"):
         make_shard(task, worker, tmp_path / "out", "config")
     with pytest.raises(DataError, match="no manifest"):

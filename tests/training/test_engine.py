@@ -1,4 +1,4 @@
-"""The loop: it trains, resumes bit for bit, hands over between phases, and says what is wrong."""
+"""The loop: it trains, resumes bit for bit, and says what is wrong."""
 
 import csv
 from dataclasses import replace
@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cfpp.models.weights import Card, read_card
 from cfpp.training.curves import columns_of
-from cfpp.training.job import Export, TrainingError
+from cfpp.training.job import TrainingError
 from cfpp.training.trainer import Trainer
 
 from .toy import PARAMS, InterruptedRunError, PaintSpec, Pictures, Record, columns, job, run, same
@@ -107,43 +106,17 @@ def test_the_discriminator_starts_at_its_step_and_has_only_its_own_gradients() -
     assert not after["weight"].equal(untouched["weight"])
 
 
-def test_phases_hand_their_averaged_weights_on(tmp_path: Path) -> None:
-    folder = str(tmp_path / "first")
-    export = Export(folder, Card(kind="painter", config={}, steps=0))
-    first = job("first", PaintSpec(), export=export)
-    tiny = replace(PARAMS, steps=2, learning_rate=1e-12, final_learning_rate=1e-12)
-    second = job("second", PaintSpec(start=folder), params=tiny)
-    alone = run(tmp_path / "alone", job("first", PaintSpec()))
-    both = run(tmp_path / "both", first, second)
-    for key, value in alone.weights.items():
-        if key != "seen":
-            torch.testing.assert_close(both.weights[key], value, rtol=0, atol=1e-8)
-    card = read_card(folder)
-    assert card.steps == PARAMS.steps
-    assert card.metrics == pytest.approx(alone.metrics)
-    assert set(both.metrics) == {"first/error", "second/error"}
-    assert [row["step"] for row in both.curves] == [3, 5, 6, 9, 10, 12, 14]
-
-
-@pytest.mark.parametrize("where", ["first", "second"])
-def test_phases_resume_in_the_same_bits(tmp_path: Path, where: str) -> None:
-    def phases(folder: Path, **data: Pictures) -> list:
-        export = Export(str(folder / "first"), Card(kind="painter", config={}, steps=0))
-        return [
-            job("first", PaintSpec(), export=export, data=data.get("first", Pictures())),
-            job("second", PaintSpec(start=str(folder / "first")), data=data.get("second", Pictures())),
-        ]
-
-    whole = run(tmp_path / "whole", *phases(tmp_path / "whole"))
-    with pytest.raises(InterruptedRunError):
-        run(tmp_path / "b", *phases(tmp_path / "b", **{where: Pictures(stop_at=8)}))
-    resumed = run(tmp_path / "b", *phases(tmp_path / "b"))
-    assert same(whole.weights, resumed.weights)
-    assert whole.curves == resumed.curves
-    assert whole.metrics == resumed.metrics
+def test_curves_of_runs_in_a_row_share_one_axis(tmp_path: Path) -> None:
+    alone, sink = run(tmp_path / "alone", job()), Record()
+    later = run(tmp_path / "later", job(prefix="second/", first_step=100), sink=sink)
+    assert same(alone.weights, later.weights)
+    assert [row["step"] - 100 for row in later.curves] == [row["step"] for row in alone.curves]
+    assert columns(later.curves, "second/loss") == columns(alone.curves, "loss")
+    assert later.metrics == {f"second/{name}": value for name, value in alone.metrics.items()}
+    assert [(step, name) for step, name, _ in sink.images] == [(106, "second/val"), (112, "second/val")]
 
 
 def test_a_loss_that_is_not_a_number_is_named_with_the_last_good_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"toy: .* step 7; last good checkpoint: phase0-step00000005"):
+    with pytest.raises(TrainingError, match=r"toy: .* step 7; last good checkpoint: step00000005"):
         run(tmp_path, job(spec=PaintSpec(poison_at=7)))
-    assert [path.stem for path in (tmp_path / "checkpoints").glob("*.pt")] == ["phase0-step00000005"]
+    assert [path.stem for path in (tmp_path / "checkpoints").glob("*.pt")] == ["step00000005"]

@@ -91,8 +91,8 @@ def test_checkpoints_keep_the_newest_and_a_torn_write_is_never_read(tmp_path: Pa
     store = FolderCheckpoints(tmp_path, keep=2)
     assert store.load() is None
     for step in (1, 2, 10):
-        store.save({"step": step, "w": torch.full((2,), step)}, f"phase0-step{step:08d}", {})
-    (tmp_path / "phase0-step00000011.pt.tmp").write_bytes(b"half")
+        store.save({"step": step, "w": torch.full((2,), step)}, f"step{step:08d}", {})
+    (tmp_path / "step00000011.pt.tmp").write_bytes(b"half")
     state = store.load()
     assert state is not None
     assert state["step"] == 10
@@ -109,7 +109,7 @@ def test_the_run_name_changes_with_params_data_and_the_code_that_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def name(section: TrainParams = PARAMS, data: str = "data sha") -> str:
-        return run_name("train_dam", [AlignmentSpec], section, data)
+        return run_name("train_dam", AlignmentSpec, section, data)
 
     before = name()
     assert before.startswith("train_dam-")

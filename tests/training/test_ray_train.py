@@ -31,7 +31,7 @@ class FileSink:
 
 def test_storage_must_be_absolute() -> None:
     with pytest.raises(TrainingError, match="absolute"):
-        ray_train.fit([job()], name="toy", storage="runs", sink=FileSink("x"))
+        ray_train.fit(job(), name="toy", storage="runs", sink=FileSink("x"))
 
 
 @pytest.mark.slow
@@ -49,7 +49,7 @@ def test_a_killed_worker_changes_no_bit_and_a_poisoned_run_is_not_retried(tmp_pa
     here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}}  # where workers find the toys
     ray.init(num_cpus=2, include_dashboard=False, logging_level="WARNING", runtime_env=here)
     try:
-        result = ray_train.fit([job(spec=spec)], name="toy", storage=storage, sink=sink)
+        result = ray_train.fit(job(spec=spec), name="toy", storage=storage, sink=sink)
         assert marker.exists()
         assert same(result.weights, undisturbed.weights)
         assert result.curves == undisturbed.curves
@@ -57,10 +57,10 @@ def test_a_killed_worker_changes_no_bit_and_a_poisoned_run_is_not_retried(tmp_pa
         assert Path(result.folder, "curves.csv").read_text() == (tmp_path / "pure" / "curves.csv").read_text()
         steps = [int(line) for line in Path(sink.path).read_text().split()]
         assert steps == [3, 5, 6, 6, 9, 10, 12]  # step 6 was trained twice: it came after the checkpoint at 5
-        again = ray_train.fit([job(spec=spec)], name="toy", storage=storage, sink=sink)
+        again = ray_train.fit(job(spec=spec), name="toy", storage=storage, sink=sink)
         assert same(again.weights, undisturbed.weights)
         assert again.images_per_second is None
         with pytest.raises(TrainingError, match="step 7"):
-            ray_train.fit([job(spec=PaintSpec(poison_at=7))], name="poisoned", storage=storage, sink=sink)
+            ray_train.fit(job(spec=PaintSpec(poison_at=7)), name="poisoned", storage=storage, sink=sink)
     finally:
         ray.shutdown()

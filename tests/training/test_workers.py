@@ -27,7 +27,7 @@ def _worker(rank: int, folder: str, port: int) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     _check_unused_parameters(rank)
     result = engine.run(
-        [job(spec=SPEC, params=replace(PARAMS, workers=2))],
+        job(spec=SPEC, params=replace(PARAMS, workers=2)),
         checkpoints=FolderCheckpoints(Path(folder, "checkpoints"), 2),
         sink=Silent(),
         rank=rank,
@@ -36,7 +36,7 @@ def _worker(rank: int, folder: str, port: int) -> None:
     torch.save(result.weights, Path(folder, f"weights{rank}.pt"))
     try:  # one worker's broken loss must end both, not hang the other
         engine.run(
-            [job(spec=replace(SPEC, poison_at=2 if rank == 0 else None), params=replace(PARAMS, workers=2))],
+            job(spec=replace(SPEC, poison_at=2 if rank == 0 else None), params=replace(PARAMS, workers=2)),
             checkpoints=FolderCheckpoints(Path(folder, "poisoned"), 2),
             sink=Silent(),
             rank=rank,

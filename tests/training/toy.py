@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from cfpp.config import TrainParams
-from cfpp.models.weights import load_weights
 from cfpp.objectives.base import Batch, Objective, ObjectiveSpec, StepResult
 from cfpp.training import engine
 from cfpp.training.checkpoint import FolderCheckpoints
@@ -108,7 +107,6 @@ class PaintSpec:
         poison_at: the step at which the loss is not a number.
         kill: (step, marker file, awaited file): the process kills itself there, once, when the awaited file
             is there.
-        start: folder of weights to start from.
     """
 
     extra_every: int = 0
@@ -116,7 +114,6 @@ class PaintSpec:
     discriminator_start: int | None = None
     poison_at: int | None = None
     kill: tuple[int, str, str] | None = None
-    start: str | None = None
 
     kind = "painter"
     columns: ClassVar[tuple[str, ...]] = ("hq",)
@@ -134,8 +131,6 @@ class PaintObjective(Objective):
         super().__init__()
         self.spec = spec
         self.model: nn.Module = Painter()
-        if spec.start is not None:
-            load_weights(self.model, spec.start)
         self.frozen = nn.Dropout(0.5)  # in train mode it would make the losses random
         if spec.discriminator_start is not None:
             self.discriminator = nn.Conv2d(3, 1, 4)
@@ -182,11 +177,11 @@ class Record:
         self.images.append((step, name, picture.shape))
 
 
-def run(folder: Path, *jobs: TrainJob, sink: Record | None = None, **options: Any) -> TrainResult:
+def run(folder: Path, job: TrainJob, sink: Record | None = None, **options: Any) -> TrainResult:
     """The pure engine on checkpoints in ``folder``."""
-    store = FolderCheckpoints(folder / "checkpoints", jobs[0].params.keep)
+    store = FolderCheckpoints(folder / "checkpoints", job.params.keep)
     options = {"curve_file": folder / "curves.csv", **options}
-    return engine.run(jobs, checkpoints=store, sink=sink or Record(), **options)
+    return engine.run(job, checkpoints=store, sink=sink or Record(), **options)
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -195,7 +190,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def job(name: str = "toy", spec: PaintSpec | None = None, **options: Any) -> TrainJob:
-    """A toy phase; ``options`` are fields of `TrainJob`."""
+    """A toy job; ``options`` are fields of `TrainJob`."""
     fields = {"params": PARAMS, "data": Pictures(), "seed": 0, **options}
     return TrainJob(name=name, spec=spec or PaintSpec(), **fields)
 

@@ -94,7 +94,7 @@ class CodeFormer(nn.Module):
         features = self.code_features(logits, latent, use_adain=use_adain)
         return Restored(self.decode(features, encoded, w), logits, latent)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def restore_pair(self, lq: Tensor) -> tuple[Tensor, Tensor]:
         """Both ends of the identity weight in one pass.
 

@@ -1,0 +1,189 @@
+"""The synthesize stage with any other prior: I_F and I_G are read from two folders that it filled.
+
+The pictures are called {key}.{variant}.png (or .jpg, .jpeg, .webp), as `cfpp prior inputs` calls the degraded
+faces which that prior is to restore.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cfpp.config import Params
+from cfpp.data.fingerprint import fingerprint
+from cfpp.data.pictures import Picture, PictureError, decode, decode_photo
+from cfpp.data.shards import DataError, read_shard
+from cfpp.synthesis.degraded import Degrader, degrader
+from cfpp.synthesis.shards_job import Made, Refused, ShardTask, reason_of
+from cfpp.synthesis.tars import keys_of, plan_from
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SYMBOLS = {"id": "I_F", "gp": "I_G"}
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class FolderTask(ShardTask):
+    """A shard made from another one and from the pictures in the prior's folders.
+
+    Attributes:
+        source, source_sha256: the input shard and its content.
+        files: per column (id, gp) the path of each picture by its name, {key}.{variant}.
+    """
+
+    source: str
+    source_sha256: str
+    files: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class FolderPlan:
+    """What the folders hold against what the shards ask for.
+
+    Attributes:
+        tasks: one per shard.
+        facts: per column, counts of pictures `asked`, `found`, `missing` and `surplus`; found + missing =
+            asked, and found + surplus = all files.
+    """
+
+    tasks: list[FolderTask]
+    facts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class FolderSpec:
+    """Recipe of a `FolderWorker`.
+
+    Attributes:
+        degrader: makes the degraded faces, the same that the prior was given.
+        size: side that every picture must have, pixels.
+    """
+
+    degrader: Degrader
+    size: int
+
+    def build(self) -> "FolderWorker":
+        return FolderWorker(self)
+
+
+class FolderWorker:
+    """Makes the columns lq, id, gp and draw of each variant of each face."""
+
+    def __init__(self, spec: FolderSpec) -> None:
+        self.spec = spec
+
+    def keys(self, task: FolderTask) -> Sequence[str]:
+        """The keys of the input shard."""
+        return keys_of(task.source)
+
+    def process(self, task: FolderTask) -> Iterator[Made | Refused]:
+        """Each face with all its variants, or refused whole with the first picture at fault."""
+        place = f"{task.split}/{Path(task.source).name}"
+        for key, members in read_shard(Path(task.source), task.source_sha256):
+            try:
+                made: dict[str, bytes] = {}
+                for item in self.spec.degrader.degrade(key, decode(members["hq.png"]), task.split):
+                    pair = (self._read(task, column, item.name) for column in SYMBOLS)
+                    made |= item.members(*pair)
+                yield Made(key, made)
+            except Exception as error:  # one face must not cost the others theirs
+                yield Refused(key, place, reason_of(error))
+
+    def _read(self, task: FolderTask, column: str, name: str) -> Picture:
+        symbol, path = SYMBOLS[column], task.files[column].get(name)
+        if path is None:
+            raise PictureError(f"{symbol} of {name} is missing")
+        try:
+            picture = decode_photo(Path(path).read_bytes())
+        except (PictureError, OSError) as error:
+            raise PictureError(f"{symbol} of {name}: {error}") from error
+        height, width = picture.shape[:2]
+        if (height, width) != (self.spec.size, self.spec.size):
+            side = self.spec.size
+            raise PictureError(f"{symbol} of {name} is {width} x {height} pixels, expected {side} x {side}")
+        return picture
+
+
+def folder_spec(params: Params) -> FolderSpec:
+    """The worker's recipe for these params."""
+    return FolderSpec(degrader(params), params.run.size)
+
+
+def folder_config_hash(params: Params) -> str:
+    """Identity of what decides the bytes, beside the input shard and the pictures."""
+    spec = folder_spec(params)
+    return fingerprint("folder prior", spec.degrader.identity(), spec.size, code=[__name__])
+
+
+def plan_folder(shards: Path, folders: Mapping[str, Path], degrader: Degrader) -> FolderPlan:
+    """Match the pictures of ``folders`` (columns id and gp) with the faces of ``shards``, the stage's folder.
+
+    Surplus pictures, of no face or variant of the shards, are counted and the first named in the log; missing
+    ones cost their face, with its reason, when its shard is made.
+
+    Raises:
+        DataError: a folder is not there, holds nothing for these faces, or two files for one picture.
+    """
+    found = {column: _pictures(column, folder) for column, folder in folders.items()}
+    asked: set[str] = set()
+    tasks = []
+    for task in plan_from(shards):
+        variants = range(degrader.variants(task.split))
+        names = [f"{key}.{variant}" for key in keys_of(task.source) for variant in variants]
+        asked |= set(names)
+        files = {
+            column: {name: str(pictures[name]) for name in names if name in pictures}
+            for column, pictures in found.items()
+        }
+        digest = hashlib.sha256(task.input_sha256.encode())
+        for column, own in sorted(files.items()):
+            for name, path in sorted(own.items()):
+                digest.update(f"\n{column} {name} {_sha256(Path(path))}".encode())
+        tasks.append(
+            FolderTask(task.split, task.shard, digest.hexdigest(), task.source, task.input_sha256, files)
+        )
+    facts: dict[str, int] = {}
+    for column, pictures in found.items():
+        surplus = sorted(set(pictures) - asked)
+        used = len(pictures) - len(surplus)
+        if not used:
+            raise DataError(
+                f"{folders[column]}: none of its {len(pictures)} pictures is called like a face; expected "
+                f"{min(asked)}.png and so on (see cfpp prior inputs)"
+            )
+        if surplus:
+            log.warning("%s: %d of no known face: %s ...", folders[column], len(surplus), surplus[:_NAMED])
+        facts |= {
+            f"{column}_asked": len(asked),
+            f"{column}_found": used,
+            f"{column}_missing": len(asked) - used,
+            f"{column}_surplus": len(surplus),
+        }
+    return FolderPlan(tasks, facts)
+
+
+def _pictures(column: str, folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no folder; prior.{column}_folder must hold {SYMBOLS[column]} of every face"
+        )
+    pictures: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            if path.stem in pictures:
+                raise DataError(f"{path} and {pictures[path.stem].name} are the same picture; remove one")
+            pictures[path.stem] = path
+    return pictures
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folders_of(params: Params, root: Path) -> dict[str, Path]:
+    """The two folders that the params name, by column; a relative one is the project's."""
+    return {"id": root / params.prior.id_folder, "gp": root / params.prior.gp_folder}

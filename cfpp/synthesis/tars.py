@@ -1,0 +1,64 @@
+"""What workers that make a shard from another shard share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from cfpp.data.manifest import Manifest, shard_path
+from cfpp.data.shards import DataError, scan_shard
+from cfpp.synthesis.shards_job import ShardTask
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class TarTask(ShardTask):
+    """A shard made from another one: its path and `input_sha256`, the sha256 in that one's manifest."""
+
+    source: str
+
+    @property
+    def place(self) -> str:
+        """The input shard as the quarantine table names it: the same on every machine."""
+        return f"{self.split}/{Path(self.source).name}"
+
+
+def plan_from(source: Path) -> list[TarTask]:
+    """One task per shard in the manifest of `source`, a stage's folder.
+
+    Raises:
+        DataError: the stage has not been run.
+    """
+    rows = Manifest.load(source).shards.values()
+    if not rows:
+        raise DataError(f"{source}: no manifest with shards; run the stage that writes it")
+    return [
+        TarTask(row.split, row.shard, row.sha256, str(shard_path(source.resolve(), row.split, row.shard)))
+        for row in sorted(rows)
+    ]
+
+
+def keys_of(source: str) -> list[str]:
+    """The keys of a shard, ascending."""
+    return list(dict.fromkeys(member.key for member in scan_shard(Path(source))))
+
+
+def groups(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last perhaps shorter."""
+    while group := list(islice(items, size)):
+        yield group
+
+
+def finite_rows(images: Tensor) -> Tensor:
+    """bool [B]: whether every value of [B, ...] is finite."""
+    return torch.isfinite(images).flatten(1).all(1).cpu()
+
+
+def device_of(use_gpu: bool) -> torch.device:
+    """Where a worker computes."""
+    return torch.device("cuda" if use_gpu else "cpu")

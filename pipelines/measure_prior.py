@@ -1,0 +1,125 @@
+"""What a trained prior is worth on faces that it has never seen: reconstruction, I_F and I_G against I_HQ.
+
+    python -m pipelines.measure_prior FOLDER --out reports/prior
+
+Writes OUT/figures.json and OUT/faces.jpg. The faces are degraded as params.yaml says (large), each once.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from cfpp.config import Params, load_params
+from cfpp.data.folder import list_faces, load_face
+from cfpp.data.pictures import Picture, save, to_pictures, to_tensor
+from cfpp.errors import MendableError
+from cfpp.evaluation.bootstrap import Bootstrap
+from cfpp.evaluation.measure import Figures, build_instruments
+from cfpp.evaluation.metrics import METRICS
+from cfpp.evaluation.table import differences, figure_rows, means
+from cfpp.models.codeformer.autoencoder import VQAutoEncoder
+from cfpp.models.prior import load_prior, network_of
+from cfpp.models.weights import load_weights, read_card
+from cfpp.objectives.codebook import code_counts, code_statistics
+from cfpp.synthesis.degraded import degrader
+from cfpp.synthesis.forward import JointForward
+
+log = logging.getLogger("pipelines.measure_prior")
+
+KINDS = ("lq", "recon", "id", "gp")
+COMPARISONS = (("id", "gp"), ("gp", "lq"), ("id", "lq"))
+BATCH = 10
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("faces", type=Path, help="folder of aligned faces of people who were not trained on")
+    parser.add_argument("--prior", type=Path, default=Path("models/prior"), help="model folder")
+    parser.add_argument("--codebook", type=Path, help="model folder of its stage 1, for the reconstruction")
+    parser.add_argument("--out", type=Path, default=Path("reports/prior"), help="folder to write to")
+    parser.add_argument("--shown", type=int, default=8, help="faces on the sheet")
+    options = parser.parse_args()
+    try:
+        summary, sheet = measure(load_params(), options.faces, options.prior, options.codebook, options.shown)
+    except MendableError as error:
+        raise SystemExit(f"measure_prior: {error}") from error
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
+    (options.out / "figures.json").write_text(text, encoding="utf-8")
+    save(options.out / "faces.jpg", sheet)
+    for kind, figures in summary["pictures"].items():
+        cells = (f"{name} {f['mean']:.4g} ({f['low']:.4g} to {f['high']:.4g})" for name, f in figures.items())
+        log.info("%s: %s", kind, ", ".join(cells))
+
+
+def measure(
+    params: Params, folder: Path, prior: Path, codebook: Path | None, shown: int
+) -> tuple[dict[str, Any], Picture]:
+    """Figures with intervals over the faces of ``folder``, and a sheet of the first ``shown`` of them.
+
+    A row of the sheet: I_LQ, reconstruction, I_F, I_G, I_HQ.
+
+    Raises:
+        MendableError: no faces, a face that cannot be read, or a prior that cannot be used.
+    """
+    device = torch.device("cuda" if params.synthesize.use_gpu else "cpu")
+    forward = JointForward(load_prior(prior), device)
+    autoencoder = load_codebook(codebook).to(device) if codebook else None
+    maker, instruments = degrader(params), build_instruments("folder", params.weights.root)
+    listing = list_faces(folder, params.data.identity_pattern).faces
+    rows, strips = [], []
+    counts: torch.Tensor | None = None
+    for start in tqdm(range(0, len(listing), BATCH), unit="batch"):
+        faces = listing[start : start + BATCH]
+        limits = {"min_side": params.data.min_side, "max_pixels": params.data.max_pixels}
+        hq = np.stack([load_face(folder, face.source, size=params.run.size, **limits) for face in faces])
+        pictures = {"hq": hq}
+        keys, people = [face.key for face in faces], [face.identity for face in faces]
+        degraded = [maker.degrade(key, clean, "test")[0] for key, clean in zip(keys, hq, strict=True)]
+        pictures["lq"] = np.stack([item.picture for item in degraded])
+        restored = forward(pictures["lq"])
+        pictures |= {"id": restored.id, "gp": restored.gp}
+        if autoencoder is not None:
+            with torch.inference_mode():
+                out = autoencoder(to_tensor(hq).to(device))
+            pictures["recon"] = to_pictures(out.picture)
+            used = code_counts(out.indices.cpu(), autoencoder.quantize.embedding.num_embeddings)
+            counts = used if counts is None else counts + used
+        kinds = [kind for kind in KINDS if kind in pictures]
+        figures: Figures = instruments.measure(pictures, kinds)
+        rows.append(figure_rows(keys, [0] * len(faces), people, figures))
+        strips += list(np.concatenate([pictures[kind] for kind in (*kinds, "hq")], axis=2))
+    table = pd.concat(rows, ignore_index=True)
+    bootstrap = Bootstrap(params.evaluate.bootstrap, params.evaluate.confidence, params.run.seed)
+    summary = {
+        "pictures": means(table, bootstrap, kinds),
+        "differences": differences(table, bootstrap, COMPARISONS),
+        "codebook": None if counts is None else code_statistics(counts),
+        "instruments": instruments.names(),
+        "unavailable": instruments.unavailable(),
+        "metrics": {metric.name: metric.meaning for metric in METRICS},
+        "faces": len(listing),
+        "prior_sha256": read_card(prior).sha256,
+    }
+    return summary, np.concatenate(strips[:shown])
+
+
+def load_codebook(folder: Path) -> VQAutoEncoder:
+    """A stage 1, frozen."""
+    model = VQAutoEncoder(*network_of(read_card(folder).config))
+    load_weights(model, folder, kind="vqautoencoder", trained=True)
+    return model.eval().requires_grad_(False)
+
+
+if __name__ == "__main__":
+    main()

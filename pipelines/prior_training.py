@@ -1,0 +1,148 @@
+"""CodeFormer's three training stages, each a run of its own that starts from the one before."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from cfpp.config import to_dict
+from cfpp.models.official import read_checkpoint
+from cfpp.models.weights import Card, WeightsError, read_card, read_state, save_model
+from cfpp.objectives.code_prediction import CodePredictionSpec
+from cfpp.objectives.codebook import CodebookSpec
+from cfpp.objectives.fusion import FusionSpec
+from cfpp.objectives.perceptual import perceptual_name
+from cfpp.synthesis.codes import CodesSpec, codes_config_hash
+from cfpp.synthesis.shards_job import process_shards
+from cfpp.synthesis.tars import plan_from
+from cfpp.training.curves import Row
+from cfpp.training.faces import StoredFaces
+from pipelines.session import Session
+from pipelines.training import RUNS, absolute, train_model
+
+SHARDS = Path("data/shards")
+CODES = Path("data/codes")
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A finished stage: its model folder, that one's card, and what its training showed."""
+
+    folder: Path
+    card: Card
+    steps: int
+    metrics: Mapping[str, float]
+    curves: list[Row]
+
+
+def train_prior(session: Session) -> tuple[Mapping[str, Tensor], Card, list[Row]]:
+    """Train codebook, code prediction and fusion, or go on with them; Ray must run.
+
+    A change of a stage's params leaves the stages before it be.
+
+    Returns:
+        The prior's weights, its card, and the curves of all three stages on one axis.
+    """
+    params, root, prior = session.params, session.root.resolve(), session.params.prior
+    network, size, weights_root = prior.network, params.run.size, absolute(root, params.weights.root)
+    perceptual = perceptual_name(weights_root)
+    data = StoredFaces(str(root), flip=True, degradation=params.degradation)
+
+    if prior.codebook.checkpoint:
+        codebook = _bring_in_codebook(root, absolute(root, prior.codebook.checkpoint))
+    else:
+        spec = CodebookSpec(prior.codebook, network, size, weights_root)
+        codebook = _trained(session, "codebook", spec, prior.codebook, network, data=data, after=0)
+    first = str(codebook.folder)
+    store_codes(session, CodesSpec(first, network, size, prior.code_prediction.train.use_gpu), codebook.card)
+    prediction = _trained(
+        session,
+        "code_prediction",
+        CodePredictionSpec(prior.code_prediction, network, size, weights_root, first),
+        prior.code_prediction,
+        network,
+        params.degradation,
+        data=data,
+        after=codebook.steps,
+        started_from={"codebook": codebook.card},
+    )
+    second = str(prediction.folder)
+    fusion = _trained(
+        session,
+        "fusion",
+        FusionSpec(prior.fusion, prior.code_prediction, network, size, weights_root, first, second),
+        prior.fusion,
+        network,
+        params.degradation,
+        prior.code_prediction.feature_weight,
+        prior.code_prediction.cross_entropy_weight,
+        data=data,
+        after=codebook.steps + prediction.steps,
+        started_from={"codebook": codebook.card, "code_prediction": prediction.card},
+    )
+    stages = (codebook, prediction, fusion)
+    training = {**to_dict(prior), "perceptual": perceptual}
+    card = replace(
+        fusion.card,
+        config={**fusion.card.config, "training": training},
+        metrics={name: value for stage in stages for name, value in stage.metrics.items()},
+    )
+    return read_state(fusion.folder), card, [row for stage in stages for row in stage.curves]
+
+
+def store_codes(session: Session, spec: CodesSpec, codebook: Card) -> None:
+    """Bring data/codes up to date: the codes of every train and val face in that codebook; Ray must run."""
+    params, root = session.params, session.root
+    process_shards(
+        [task for task in plan_from(root / SHARDS) if task.split != "test"],
+        spec,
+        root / CODES,
+        config_hash=codes_config_hash(codebook.sha256, spec),
+        workers=params.data.workers,
+        use_gpu=spec.use_gpu,
+        max_quarantine_ratio=0.0,  # a face without codes would be missing from two stages of training
+    )
+
+
+def _trained(
+    session: Session,
+    label: str,
+    spec: CodebookSpec | CodePredictionSpec | FusionSpec,
+    section: object,
+    *inputs: object,
+    data: StoredFaces,
+    after: int,
+    started_from: Mapping[str, Card] | None = None,
+) -> _Stage:
+    trained = train_model(
+        session,
+        spec,
+        section,
+        *inputs,
+        label=label,
+        data=data,
+        perceptual=perceptual_name(spec.weights_root),
+        started_from=started_from,
+        prefix=f"{label}/",
+        first_step=after,
+    )
+    result = trained.result
+    return _Stage(trained.folder, trained.card, result.steps, result.metrics, result.curves)
+
+
+def _bring_in_codebook(root: Path, source: str) -> _Stage:
+    """A stage 1 from elsewhere, as a model folder that every worker sees.
+
+    Raises:
+        WeightsError: missing, damaged, or no stage 1.
+    """
+    path = Path(source)
+    if path.is_dir():
+        state, card = read_state(path), read_card(path)
+    else:
+        state, card = read_checkpoint(path)
+    if card.kind != "vqautoencoder":
+        raise WeightsError(f"{path}: holds a {card.kind}, not a vqautoencoder; see prior.codebook.checkpoint")
+    folder = root / RUNS / "codebook-from-elsewhere" / "model"
+    return _Stage(folder, save_model(folder, state, card), 0, card.metrics, [])

@@ -1,0 +1,162 @@
+"""Another prior's pictures: used where they fit, and accounted for where they do not."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cfpp.config import Params, ParamsError, load_params, parse_params, to_dict
+from cfpp.data.manifest import Manifest, ShardRow, shard_path
+from cfpp.data.pictures import Picture, encode_png
+from cfpp.data.samples import SampleStore
+from cfpp.data.shards import DataError, write_shard
+from cfpp.synthesis.degraded import degrader
+from cfpp.synthesis.folder_prior import FolderPlan, folder_spec, plan_folder
+from cfpp.synthesis.shards_job import make_shard
+
+SIZE = 64
+KEYS = {"train": ["a", "b", "c"], "test": ["d"]}
+NAMES = [f"{key}.{variant}" for key in KEYS["train"] for variant in range(2)] + ["d.0"]
+
+
+@pytest.fixture
+def params() -> Params:
+    params = load_params(Path(__file__).resolve().parents[2] / "params.yaml")
+    return replace(
+        params, run=replace(params.run, size=SIZE), synthesize=replace(params.synthesize, variants=2)
+    )
+
+
+def picture(name: str, column: str) -> Picture:
+    return np.random.default_rng([*name.encode(), *column.encode()]).integers(
+        0, 256, (SIZE, SIZE, 3), dtype=np.uint8
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Clean faces, and a folder of I_F (png) and of I_G (png and webp) that fit them."""
+    manifest = Manifest()
+    for split, keys in KEYS.items():
+        meta = json.dumps({"identity": "x", "source": "x"}).encode()
+        members = [(key, {"hq.png": encode_png(picture(key, "hq")), "meta.json": meta}) for key in keys]
+        file = write_shard(shard_path(tmp_path / "data/shards", split, 0), members)
+        manifest.put(ShardRow(split, 0, file.count, file.bytes, file.sha256, "", "", 0), [])
+    manifest.save(tmp_path / "data/shards")
+    for column in ("id", "gp"):
+        (tmp_path / column).mkdir()
+        for name in NAMES:
+            (tmp_path / column / f"{name}.png").write_bytes(encode_png(picture(name, column)))
+    return tmp_path
+
+
+def plan(project: Path, params: Params) -> FolderPlan:
+    folders = {"id": project / "id", "gp": project / "gp"}
+    return plan_folder(project / "data/shards", folders, degrader(params))
+
+
+def make(project: Path, params: Params) -> Manifest:
+    manifest = Manifest()
+    for task in plan(project, params).tasks:
+        outcome = make_shard(task, folder_spec(params).build(), project / "data/restored", "hash")
+        manifest.put(outcome.row, outcome.refused)
+    manifest.save(project / "data/restored")
+    return manifest
+
+
+def test_pictures_reach_the_shards_as_they_are(project: Path, params: Params) -> None:
+    assert make(project, params).refused() == []
+    for split, keys in KEYS.items():
+        store = SampleStore(project, split, ["hq", "lq", "id", "gp"])
+        assert len(store) == len(keys) * (2 if split == "train" else 1)
+        for index, (key, variant) in enumerate(store.items):
+            found = store.pictures(index)
+            for column in ("id", "gp"):
+                assert (found[column] == picture(f"{key}.{variant}", column)).all()
+            expected = degrader(params).degrade(key, found["hq"], split)[variant]
+            assert (found["lq"] == expected.picture).all()
+            assert store[index].meta["draw"]["jpeg"] == expected.drawn.jpeg
+    facts = plan(project, params).facts
+    assert facts == {
+        f"{column}_{what}": count
+        for column in ("id", "gp")
+        for what, count in (("asked", 7), ("found", 7), ("missing", 0), ("surplus", 0))
+    }
+
+
+def small(path: Path) -> None:
+    path.write_bytes(encode_png(np.zeros((32, 48, 3), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (Path.unlink, r"I_G of b\.1 is missing"),
+        (small, r"I_G of b\.1 is 48 x 32 pixels, expected 64 x 64"),
+        (lambda path: path.write_bytes(b""), r"I_G of b\.1: empty file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:300]), r"I_G of b\.1: .*truncated"),
+    ],
+)
+def test_a_picture_at_fault_costs_its_face_and_no_other(
+    project: Path, params: Params, harm: Callable[[Path], None], reason: str
+) -> None:
+    harm(project / "gp" / "b.1.png")
+    manifest = make(project, params)
+    [refused] = manifest.refused()
+    assert (refused.key, refused.source) == ("b", "train/00000.tar")
+    assert re.search(reason, refused.reason), refused.reason
+    assert {row.split: row.count for row in manifest.shards.values()} == {"train": 2, "test": 1}
+
+
+def test_missing_and_surplus_pictures_are_counted(
+    project: Path, params: Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    (project / "id" / "a.0.png").unlink()
+    for name in ("stranger.0.png", "d.1.png"):  # held-out faces have one variant
+        (project / "id" / name).write_bytes(b"not even read")
+    (project / "id" / "notes.txt").write_text("no picture")
+    facts = plan(project, params).facts
+    assert {k: v for k, v in facts.items() if k.startswith("id")} == {
+        "id_asked": 7,
+        "id_found": 6,
+        "id_missing": 1,
+        "id_surplus": 2,
+    }
+    assert "2 of no known face: ['d.1', 'stranger.0']" in caplog.text
+
+
+def test_other_formats_are_read_and_two_of_one_name_refused(project: Path, params: Params) -> None:
+    (project / "gp" / "a.0.png").unlink()
+    done, data = cv2.imencode(".webp", picture("a.0", "gp"), [cv2.IMWRITE_WEBP_QUALITY, 101])
+    assert done
+    (project / "gp" / "a.0.webp").write_bytes(bytes(data))
+    assert make(project, params).refused() == []
+    (project / "gp" / "a.0.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.0\.webp and a\.0\.png are the same picture"):
+        plan(project, params)
+
+
+def test_changed_pictures_make_their_shard_stale_and_no_other(project: Path, params: Params) -> None:
+    before = {(task.split, task.shard): task.input_sha256 for task in plan(project, params).tasks}
+    (project / "id" / "d.0.png").write_bytes(encode_png(picture("other", "id")))
+    after = {(task.split, task.shard): task.input_sha256 for task in plan(project, params).tasks}
+    assert {place for place in before if before[place] != after[place]} == {("test", 0)}
+
+
+def test_folders_that_cannot_be_meant_are_refused(project: Path, params: Params) -> None:
+    for path in (project / "gp").iterdir():
+        path.rename(path.with_name("restored_" + path.name))
+    with pytest.raises(DataError, match=r"gp: none of its 7 pictures .* expected a\.0\.png"):
+        plan(project, params)
+    folders = {"id": project / "id", "gp": project / "nowhere"}
+    with pytest.raises(DataError, match=r"prior\.gp_folder must hold I_G"):
+        plan_folder(project / "data/shards", folders, degrader(params))
+    tree = to_dict(params)
+    tree["prior"] |= {"kind": "folder", "id_folder": "x"}
+    with pytest.raises(ParamsError, match=r"prior\.gp_folder"):
+        parse_params(tree)

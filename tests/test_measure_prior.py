@@ -1,0 +1,81 @@
+"""The figures of a prior on a folder of faces, against the same computed by hand."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import NETWORK, SIZE, write_models
+
+from cfpp.config import load_params
+from cfpp.models.codeformer.autoencoder import VQAutoEncoder
+from cfpp.models.prior import load_prior, network_config
+from cfpp.models.weights import Card, save_model
+from cfpp.synthesis.degraded import degrader
+from pipelines import measure_prior
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Models, a stage 1, and a folder of twelve faces: more than a batch."""
+    write_models(tmp_path / "models")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        card = Card(kind="vqautoencoder", config=network_config(NETWORK, SIZE), steps=1)
+        save_model(tmp_path / "codebook", VQAutoEncoder(NETWORK, SIZE), card)
+    (tmp_path / "faces").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        picture = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
+        Image.fromarray(picture).save(tmp_path / "faces" / f"f{number:02d}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / ((a.astype(float) - b) ** 2).mean()))
+
+
+def test_figures_are_those_of_the_pictures(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_params(REPOSITORY / "params.yaml")
+    params = replace(params, run=replace(params.run, size=SIZE))
+    monkeypatch.setattr(measure_prior, "load_params", lambda: params)
+    arguments = ["faces", "--codebook", "codebook", "--out", "out", "--shown", "3"]
+    monkeypatch.setattr(sys, "argv", ["measure_prior", *arguments])
+    measure_prior.main()
+    summary = json.loads((project / "out" / "figures.json").read_text())
+    assert (summary["faces"], summary["pictures"]["id"]["psnr"]["n"]) == (12, 12)
+    assert "identity" in summary["unavailable"]
+
+    prior = load_prior("models/prior")
+    by_hand: dict[str, list[float]] = {"lq": [], "id": [], "gp": []}
+    for number in range(12):
+        hq = np.asarray(Image.open(f"faces/f{number:02d}.png"))
+        lq = degrader(params).degrade(f"f{number:02d}", hq, "test")[0].picture
+        by_hand["lq"].append(psnr(lq, hq))
+        tensor = torch.from_numpy(lq).permute(2, 0, 1)[None] / 127.5 - 1
+        for name, image in zip(("id", "gp"), prior.restore_pair(tensor), strict=True):
+            by_hand[name].append(psnr((image[0].permute(1, 2, 0).numpy() + 1) * 127.5, hq))
+    for name, values in by_hand.items():
+        assert summary["pictures"][name]["psnr"]["mean"] == pytest.approx(np.mean(values), abs=0.01)
+    difference = summary["differences"]["id-gp"]["psnr"]["mean"]
+    assert difference == pytest.approx(np.mean(by_hand["id"]) - np.mean(by_hand["gp"]), abs=0.01)
+    codebook = summary["codebook"]
+    assert codebook["dead_codes"] == pytest.approx((1 - codebook["code_usage"]) * NETWORK.codebook_size)
+    sheet = np.asarray(Image.open("out/faces.jpg"))
+    assert sheet.shape == (3 * SIZE, 5 * SIZE, 3)
+
+
+def test_what_is_missing_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
+    for arguments in (["nowhere"], ["faces", "--prior", "nowhere"]):
+        monkeypatch.setattr(sys, "argv", ["measure_prior", *arguments])
+        with pytest.raises(SystemExit, match="nowhere"):
+            measure_prior.main()
