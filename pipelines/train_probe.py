@@ -235,7 +235,7 @@ def _sharpen(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     grain = cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.5, 1.5))
     grain *= rng.uniform(0, 10) / grain.std()
     sharp = picture + rng.uniform(0.3, 2.5) * (picture - blurred) + grain[..., None]
-    return np.clip(np.rint(sharp), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(sharp), 0, 255), np.uint8)
 
 
 if __name__ == "__main__":
