@@ -9,6 +9,7 @@ cfpp prior export FILE       write models/prior as a checkpoint that the public 
 """
 
 import argparse
+import glob
 import logging
 import sys
 from collections import Counter
@@ -102,17 +103,28 @@ def _restore(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
 
     def read(path: Path) -> np.ndarray:
-        return np.stack([decode_photo(path.read_bytes())])
+        try:
+            return np.stack([decode_photo(path.read_bytes())])
+        except (PictureError, OSError) as error:
+            raise MendableError(f"{path}: {error}") from error
 
     for path in tqdm(options.inputs, unit="face"):
         try:
             if options.gp is None:
                 [restored] = restorer.restore(read(path))
             else:
-                [restored] = restorer.fuse(read(path), read(options.gp / path.name))
-        except (PictureError, RestoreError, OSError) as error:
+                [restored] = restorer.fuse(read(path), read(_same_stem(options.gp, path)))
+        except RestoreError as error:
             raise MendableError(f"{path}: {error}") from error
         (options.out / f"{path.stem}.png").write_bytes(encode_png(restored))
+
+
+def _same_stem(folder: Path, path: Path) -> Path:
+    """The picture in `folder` that is called like `path`, whatever its suffix."""
+    found = [other for other in folder.glob(f"{glob.escape(path.stem)}.*") if other.stem == path.stem]
+    if len(found) != 1:
+        raise MendableError(f"{folder}: holds {len(found)} pictures called {path.stem}, expected one")
+    return found[0]
 
 
 def _import_prior(options: argparse.Namespace) -> None:

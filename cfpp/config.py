@@ -335,9 +335,11 @@ class Params:
     mlflow: MlflowParams
 
     def __post_init__(self) -> None:
-        levels = len(self.prior.network.multipliers)
+        levels, trained = len(self.prior.network.multipliers), self.prior.source == "train"
+        fuse = self.prior.network.fuse
+        require(not trained or bool(fuse), "prior.network.fuse", "name a side or more to be trained", fuse)
         require(
-            self.prior.source != "train" or self.run.size == LATENT_SIDE << (levels - 1),
+            not trained or self.run.size == LATENT_SIDE << (levels - 1),
             "prior.network.multipliers",
             f"have log2(run.size / {LATENT_SIDE}) + 1 levels for run.size {self.run.size}",
             self.prior.network.multipliers,

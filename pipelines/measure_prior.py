@@ -2,7 +2,8 @@
 
     python -m pipelines.measure_prior FOLDER --out reports/prior
 
-Writes OUT/figures.json and OUT/faces.jpg. The faces are degraded as params.yaml says (large), each once.
+Writes OUT/figures.json and OUT/faces.jpg. The faces are degraded as params.yaml says (large), each
+once, and restored in float32.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from tqdm import tqdm
 
 from cfpp.config import Params, load_params
 from cfpp.data.folder import list_faces, load_face
-from cfpp.data.pictures import Picture, save, to_pictures, to_tensor
+from cfpp.data.pictures import Picture, PictureError, save, to_pictures, to_tensor
+from cfpp.data.shards import DataError
 from cfpp.errors import MendableError
 from cfpp.evaluation.bootstrap import Bootstrap
 from cfpp.evaluation.measure import Figures, build_instruments
@@ -26,7 +28,7 @@ from cfpp.evaluation.metrics import METRICS
 from cfpp.evaluation.table import differences, figure_rows, means
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.prior import load_prior, network_of
-from cfpp.models.weights import load_weights, read_card
+from cfpp.models.weights import WeightsError, load_weights, read_card
 from cfpp.objectives.codebook import code_counts, code_statistics
 from cfpp.synthesis.degraded import degrader
 from cfpp.synthesis.forward import JointForward
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--prior", type=Path, default=Path("models/prior"), help="model folder")
     parser.add_argument("--codebook", type=Path, help="model folder of its stage 1, for the reconstruction")
     parser.add_argument("--out", type=Path, default=Path("reports/prior"), help="folder to write to")
-    parser.add_argument("--shown", type=int, default=8, help="faces on the sheet")
+    parser.add_argument("--shown", type=int, default=8, help="faces on the sheet, 1 or more")
     options = parser.parse_args()
     try:
         summary, sheet = measure(load_params(), options.faces, options.prior, options.codebook, options.shown)
@@ -72,22 +74,27 @@ def measure(
     Raises:
         MendableError: no faces, a face that cannot be read, or a prior that cannot be used.
     """
-    device = torch.device("cuda" if params.synthesize.use_gpu else "cpu")
-    forward = JointForward(load_prior(prior), device)
-    autoencoder = load_codebook(codebook).to(device) if codebook else None
+    device, size = torch.device("cuda" if params.synthesize.use_gpu else "cpu"), params.run.size
+    listing, network = list_faces(folder, params.data.identity_pattern).faces, load_prior(prior)
+    if network.image_size != size:
+        raise WeightsError(f"{prior}: for faces of {network.image_size} pixels, run.size is {size}")
+    forward = JointForward(network, device)
+    autoencoder = load_codebook(codebook, prior).to(device) if codebook else None
     maker, instruments = degrader(params), build_instruments("folder", params.weights.root)
-    listing = list_faces(folder, params.data.identity_pattern).faces
     rows, strips = [], []
     counts: torch.Tensor | None = None
     for start in tqdm(range(0, len(listing), BATCH), unit="batch"):
         faces = listing[start : start + BATCH]
         limits = {"min_side": params.data.min_side, "max_pixels": params.data.max_pixels}
-        hq = np.stack([load_face(folder, face.source, size=params.run.size, **limits) for face in faces])
+        hq = np.stack([_read(folder, face.source, size=size, **limits) for face in faces])
         pictures = {"hq": hq}
         keys, people = [face.key for face in faces], [face.identity for face in faces]
         degraded = [maker.degrade(key, clean, "test")[0] for key, clean in zip(keys, hq, strict=True)]
         pictures["lq"] = np.stack([item.picture for item in degraded])
         restored = forward(pictures["lq"])
+        if not restored.finite.all():
+            first = keys[int(restored.finite.argmin())]
+            raise WeightsError(f"{prior}: gives values that are not finite, first for {first}")
         pictures |= {"id": restored.id, "gp": restored.gp}
         if autoencoder is not None:
             with torch.inference_mode():
@@ -111,11 +118,24 @@ def measure(
         "faces": len(listing),
         "prior_sha256": read_card(prior).sha256,
     }
-    return summary, np.concatenate(strips[:shown])
+    return summary, np.concatenate(strips[: max(1, shown)])
 
 
-def load_codebook(folder: Path) -> VQAutoEncoder:
-    """A stage 1, frozen."""
+def _read(folder: Path, source: str, **options: int) -> Picture:
+    try:
+        return load_face(folder, source, **options)
+    except (PictureError, OSError) as error:
+        raise DataError(f"{folder / source}: {error}") from error
+
+
+def load_codebook(folder: Path, prior: Path) -> VQAutoEncoder:
+    """The stage 1 that ``prior`` was trained from, frozen.
+
+    Raises:
+        WeightsError: not usable, or not that prior's.
+    """
+    if read_card(prior).started_from.get("codebook") != read_card(folder).sha256:
+        raise WeightsError(f"{folder}: not the stage 1 that {prior} names as started_from on its card")
     model = VQAutoEncoder(*network_of(read_card(folder).config))
     load_weights(model, folder, kind="vqautoencoder", trained=True)
     return model.eval().requires_grad_(False)

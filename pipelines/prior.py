@@ -47,7 +47,8 @@ def bring_in(session: Session, source: Path) -> None:
         if card.kind != "codeformer":
             raise WeightsError(f"{source}: holds a {card.kind} (stage 1 alone), not a codeformer")
     _, size = network_of(card.config)
-    if size != params.run.size:
+    # Under kind folder only its encoder's convolutions are used, and they take faces of any size.
+    if size != params.run.size and params.prior.kind == "codeformer":
         raise ParamsError(
             f"{source}: a prior for faces of {size} x {size} pixels, but run.size is {params.run.size}; "
             f"set run.size to {size}, or prior.source to train"

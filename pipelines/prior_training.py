@@ -6,9 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cfpp.config import to_dict
+from cfpp.config import NetworkParams, to_dict
+from cfpp.data.shards import DataError
+from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.official import read_checkpoint
-from cfpp.models.weights import Card, WeightsError, read_card, read_state, save_model
+from cfpp.models.weights import Card, WeightsError, check_fit, read_card, read_state, save_model
 from cfpp.objectives.code_prediction import CodePredictionSpec
 from cfpp.objectives.codebook import CodebookSpec
 from cfpp.objectives.fusion import FusionSpec
@@ -50,7 +52,7 @@ def train_prior(session: Session) -> tuple[Mapping[str, Tensor], Card, list[Row]
     data = StoredFaces(str(root), flip=True, degradation=params.degradation)
 
     if prior.codebook.checkpoint:
-        codebook = _bring_in_codebook(root, absolute(root, prior.codebook.checkpoint))
+        codebook = _bring_in_codebook(root, absolute(root, prior.codebook.checkpoint), network, size)
     else:
         spec = CodebookSpec(prior.codebook, network, size, weights_root)
         codebook = _trained(session, "codebook", spec, prior.codebook, network, data=data, after=0)
@@ -88,21 +90,34 @@ def train_prior(session: Session) -> tuple[Mapping[str, Tensor], Card, list[Row]
         config={**fusion.card.config, "training": training},
         metrics={name: value for stage in stages for name, value in stage.metrics.items()},
     )
-    return read_state(fusion.folder), card, [row for stage in stages for row in stage.curves]
+    return read_state(fusion.folder), card, _on_one_axis(stages)
 
 
 def store_codes(session: Session, spec: CodesSpec, codebook: Card) -> None:
     """Bring data/codes up to date: the codes of every train and val face in that codebook; Ray must run."""
     params, root = session.params, session.root
-    process_shards(
+    report = process_shards(
         [task for task in plan_from(root / SHARDS) if task.split != "test"],
         spec,
         root / CODES,
         config_hash=codes_config_hash(codebook.sha256, spec),
         workers=params.data.workers,
         use_gpu=spec.use_gpu,
-        max_quarantine_ratio=0.0,  # a face without codes would be missing from two stages of training
     )
+    refused = report.manifest.refused()
+    if refused:  # they would be missing from two stages of training
+        raise DataError(
+            f"{len(refused)} faces have no codes, first {refused[0].key}: {refused[0].reason}; "
+            f"remove {SHARDS} and run the shard stage again"
+        )
+
+
+def _on_one_axis(stages: tuple[_Stage, ...]) -> list[Row]:
+    rows, before = [], 0
+    for stage in stages:
+        rows += [{**row, "step": row["step"] + before} for row in stage.curves]
+        before += stage.steps
+    return rows
 
 
 def _trained(
@@ -131,11 +146,11 @@ def _trained(
     return _Stage(trained.folder, trained.card, result.steps, result.metrics, result.curves)
 
 
-def _bring_in_codebook(root: Path, source: str) -> _Stage:
+def _bring_in_codebook(root: Path, source: str, network: NetworkParams, image_size: int) -> _Stage:
     """A stage 1 from elsewhere, as a model folder that every worker sees.
 
     Raises:
-        WeightsError: missing, damaged, or no stage 1.
+        WeightsError: missing, damaged, never trained, or not a stage 1 of this network.
     """
     path = Path(source)
     if path.is_dir():
@@ -144,5 +159,9 @@ def _bring_in_codebook(root: Path, source: str) -> _Stage:
         state, card = read_checkpoint(path)
     if card.kind != "vqautoencoder":
         raise WeightsError(f"{path}: holds a {card.kind}, not a vqautoencoder; see prior.codebook.checkpoint")
+    if card.steps <= 0:
+        raise WeightsError(f"{path}: was never trained (0 steps on its card)")
+    check_fit(path, VQAutoEncoder(network, image_size).state_dict(), state)
     folder = root / RUNS / "codebook-from-elsewhere" / "model"
-    return _Stage(folder, save_model(folder, state, card), 0, card.metrics, [])
+    metrics = {f"codebook/{name}": value for name, value in card.metrics.items()}
+    return _Stage(folder, save_model(folder, state, card), 0, metrics, [])

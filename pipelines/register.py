@@ -70,7 +70,7 @@ def register_restorer(session: Session) -> dict[str, Any]:
         "parent_run_id": session.parent_run_id,
         "verified_pictures": checked,
         "size": restorer.size,
-        "parts": list(PARTS),
+        "parts": [part for part in PARTS if part != "prior" or restorer.prior is not None],
         "tags": tags,
     }
     (root / REPORT).parent.mkdir(exist_ok=True)

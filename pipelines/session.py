@@ -36,7 +36,7 @@ RAY_TIMEOUT = 180.0  # seconds; ten are usual on two cores
 _SECTIONS: dict[str, tuple[str, ...]] = {
     "shard": ("run", "data"),
     "prior": ("run", "degradation", "prior"),
-    "synthesize": ("run", "degradation", "synthesize"),
+    "synthesize": ("run", "degradation", "prior", "synthesize"),
     "train_dam": ("run", "train_dam"),
     "pair": ("run", "pair"),
     "train_tgrn": ("run", "train_tgrn"),

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cfpp.config import DegradationRange
 from cfpp.data.degradation import apply, draw
 from cfpp.data.draws import generator
+from cfpp.data.fingerprint import fingerprint
 from cfpp.data.procedural.render import render
 from cfpp.evaluation.identity import probe_outputs
 from cfpp.evaluation.metrics import landmark_error
@@ -86,8 +87,12 @@ def main() -> None:
 
 def rendered_faces(training: ProbeTraining, cache: Path | None, processes: int) -> Faces:
     """The training and the held-out people, the latter last."""
+    drawn_by = (training.seed, training.identities, training.held_out_identities, training.shots, SIDE)
+    made_of = fingerprint("probe faces", drawn_by, code=["cfpp.data.procedural.render"])
     if cache is not None and cache.is_file():
         with np.load(cache) as stored:
+            if str(stored["made_of"]) != made_of:
+                raise SystemExit(f"{cache}: of other people or of another renderer; remove it")
             return Faces(stored["pictures"], stored["landmarks"], stored["people"])
     people = training.identities + training.held_out_identities
     jobs = [
@@ -101,7 +106,13 @@ def rendered_faces(training: ProbeTraining, cache: Path | None, processes: int) 
         np.array([identity - FIRST_IDENTITY for _, identity, _ in jobs]),
     )
     if cache is not None:
-        np.savez(cache, pictures=faces.pictures, landmarks=faces.landmarks, people=faces.people)
+        np.savez(
+            cache,
+            made_of=np.array(made_of),
+            pictures=faces.pictures,
+            landmarks=faces.landmarks,
+            people=faces.people,
+        )
     return faces
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cfpp.config import to_dict
 from cfpp.lineage import git_commit
-from cfpp.models.weights import Card, save_model
+from cfpp.models.weights import CARD_FILE, Card, read_card, save_model
 from cfpp.objectives.base import ObjectiveSpec
 from cfpp.training.curves import Row, write_csv
 from cfpp.training.faces import StoredFaces
@@ -84,7 +84,10 @@ def train_model(
         metrics={name.removeprefix(prefix): value for name, value in result.metrics.items()},
     )
     folder = root / RUNS / run / "model"
-    return Trained(result, save_model(folder, result.weights, card), folder)
+    trained_before = result.images_per_second is None and (folder / CARD_FILE).is_file()
+    # A run that was finished keeps its card, and with it the commit that it was trained at.
+    card = read_card(folder) if trained_before else save_model(folder, result.weights, card)
+    return Trained(result, card, folder)
 
 
 def train_one_model(

@@ -93,5 +93,11 @@ def test_a_folder_prior_is_fed_and_its_pictures_are_restored_by_name(
     assert main(["restore", "out", "id/k.0.png", "--gp", "gp", "--models", str(models)]) == 0
     fused = Restorer.load(models).fuse(clean[None], expected.picture[None])[0]
     assert (np.asarray(Image.open("out/k.0.png")) == fused).all()
+    Path("gp/k.0.png").write_bytes(b"no picture")
+    assert main(["restore", "out", "id/k.0.png", "--gp", "gp", "--models", str(models)]) == 1
+    assert "gp/k.0.png: " in capsys.readouterr().err
+    Path("gp/k.0.png").unlink()
+    assert main(["restore", "out", "id/k.0.png", "--gp", "gp", "--models", str(models)]) == 1
+    assert "gp: holds 0 pictures called k.0" in capsys.readouterr().err
     assert main(["restore", "out", "id/k.0.png", "--models", str(models)]) == 1
     assert "give it I_F and I_G" in capsys.readouterr().err

@@ -12,13 +12,20 @@ from PIL import Image
 from tiny_models import NETWORK, SIZE, write_models
 
 from cfpp.config import load_params
+from cfpp.data.shards import DataError
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.prior import load_prior, network_config
-from cfpp.models.weights import Card, save_model
+from cfpp.models.weights import Card, WeightsError, read_card, save_model
 from cfpp.synthesis.degraded import degrader
 from pipelines import measure_prior
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def name_codebook(prior: Path, sha256: str) -> None:
+    card = json.loads((prior / "card.json").read_text())
+    card["started_from"] = {"codebook": sha256}
+    (prior / "card.json").write_text(json.dumps(card))
 
 
 @pytest.fixture
@@ -28,7 +35,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         card = Card(kind="vqautoencoder", config=network_config(NETWORK, SIZE), steps=1)
-        save_model(tmp_path / "codebook", VQAutoEncoder(NETWORK, SIZE), card)
+        card = save_model(tmp_path / "codebook", VQAutoEncoder(NETWORK, SIZE), card)
+    name_codebook(tmp_path / "models" / "prior", card.sha256)
     (tmp_path / "faces").mkdir()
     rng = np.random.default_rng(0)
     for number in range(12):
@@ -67,15 +75,45 @@ def test_figures_are_those_of_the_pictures(project: Path, monkeypatch: pytest.Mo
         assert summary["pictures"][name]["psnr"]["mean"] == pytest.approx(np.mean(values), abs=0.01)
     difference = summary["differences"]["id-gp"]["psnr"]["mean"]
     assert difference == pytest.approx(np.mean(by_hand["id"]) - np.mean(by_hand["gp"]), abs=0.01)
-    codebook = summary["codebook"]
-    assert codebook["dead_codes"] == pytest.approx((1 - codebook["code_usage"]) * NETWORK.codebook_size)
+    autoencoder, used, recon = measure_prior.load_codebook(Path("codebook"), Path("models/prior")), set(), []
+    for number in range(12):
+        hq = np.asarray(Image.open(f"faces/f{number:02d}.png"))
+        with torch.no_grad():
+            out = autoencoder(torch.from_numpy(hq).permute(2, 0, 1)[None] / 127.5 - 1)
+        used |= set(out.indices.flatten().tolist())
+        recon.append(psnr(((out.picture.clamp(-1, 1)[0].permute(1, 2, 0).numpy()) + 1) * 127.5, hq))
+    assert summary["pictures"]["recon"]["psnr"]["mean"] == pytest.approx(np.mean(recon), abs=0.01)
+    assert summary["codebook"]["dead_codes"] == NETWORK.codebook_size - len(used)
     sheet = np.asarray(Image.open("out/faces.jpg"))
     assert sheet.shape == (3 * SIZE, 5 * SIZE, 3)
 
 
 def test_what_is_missing_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
-    for arguments in (["nowhere"], ["faces", "--prior", "nowhere"]):
+    other_size = r"models/prior: for faces of 64 pixels, run\.size is 128"
+    for arguments, message in (
+        (["nowhere"], "nowhere"),
+        (["faces", "--prior", "nowhere"], "nowhere"),
+        (["faces"], other_size),
+    ):
         monkeypatch.setattr(sys, "argv", ["measure_prior", *arguments])
-        with pytest.raises(SystemExit, match="nowhere"):
+        with pytest.raises(SystemExit, match=message):
             measure_prior.main()
+
+
+def test_what_would_give_wrong_figures_is_refused(project: Path) -> None:
+    params = load_params(REPOSITORY / "params.yaml")
+    params = replace(params, run=replace(params.run, size=SIZE))
+    faces, prior = project / "faces", project / "models" / "prior"
+    name_codebook(prior, "another")
+    with pytest.raises(WeightsError, match="not the stage 1 that"):
+        measure_prior.measure(params, faces, prior, project / "codebook", 1)
+    (faces / "f05.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"f05\.png: "):
+        measure_prior.measure(params, faces, prior, None, 1)
+    (faces / "f05.png").unlink()
+    card, broken = read_card(prior), load_prior(prior)
+    torch.nn.init.constant_(broken.generator.last_layer, torch.nan)
+    save_model(prior, broken, card)
+    with pytest.raises(WeightsError, match="not finite, first for f00"):
+        measure_prior.measure(params, faces, prior, None, 1)

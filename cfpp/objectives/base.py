@@ -66,11 +66,11 @@ class Objective(nn.Module, ABC):
     def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Held-out figures of ``model``, which is the EMA copy: scalars, means over the batch.
 
-        Figures of the whole split may travel as tensors of any shape, for `summarise`.
+        What only makes sense over several batches may travel as tensors of any shape, for `summarise`.
         """
 
     def summarise(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Figures of the split from those of its batches, as `validate` gave them: their means."""
+        """Figures of all held-out batches looked at, from what `validate` gave: their means."""
         return {name: float(torch.stack([b[name].float() for b in batches]).mean()) for name in batches[0]}
 
     def pictures(self, model: nn.Module, batch: Batch) -> Tensor | None:

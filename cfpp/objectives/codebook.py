@@ -30,7 +30,7 @@ def code_counts(indices: Tensor, codes: int) -> Tensor:
 
 
 def code_statistics(counts: Tensor) -> dict[str, float]:
-    """Health of a codebook, from how often each code occurred in a split.
+    """Health of a codebook, from how often each code occurred.
 
     Returns:
         code_usage, the share of codes in use (0 to 1); dead_codes, the number of the others; and
@@ -47,10 +47,10 @@ def code_statistics(counts: Tensor) -> dict[str, float]:
 
 
 class CodedObjective(Objective):
-    """An objective that shows how its codebook is used over the whole held-out split."""
+    """An objective that shows how its codebook is used over all the held-out faces looked at together."""
 
     def summarise(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Means, and `code_statistics` of the split from the batches' ``codes`` (`code_counts`)."""
+        """Means, and `code_statistics` of all the batches' ``codes`` (`code_counts`) together."""
         counts = torch.stack([batch.pop("codes") for batch in batches]).sum(0)
         return super().summarise(batches) | code_statistics(counts)
 

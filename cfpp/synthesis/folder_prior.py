@@ -1,7 +1,7 @@
 """The synthesize stage with any other prior: I_F and I_G are read from two folders that it filled.
 
-The pictures are called {key}.{variant}.png (or .jpg, .jpeg, .webp), as `cfpp prior inputs` calls the degraded
-faces which that prior is to restore.
+The pictures are called {key}.{variant}.png (or with another of `SUFFIXES`), as `cfpp prior inputs` calls the
+degraded faces which that prior is to restore.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from cfpp.synthesis.tars import keys_of, plan_from
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SYMBOLS = {"id": "I_F", "gp": "I_G"}
 _NAMED = 3
 
@@ -46,7 +46,7 @@ class FolderPlan:
     Attributes:
         tasks: one per shard.
         facts: per column, counts of pictures `asked`, `found`, `missing` and `surplus`; found + missing =
-            asked, and found + surplus = all files.
+            asked, and found + surplus = all pictures; files of other suffixes do not count.
     """
 
     tasks: list[FolderTask]

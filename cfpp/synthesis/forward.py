@@ -78,7 +78,9 @@ class JointForward:
                 if count == 1:
                     raise
                 self.batch_limit = count // 2
-                torch.cuda.empty_cache()
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats()
                 log.warning(
                     "out of memory with %d faces at a time; going on with %d", count, self.batch_limit
                 )

@@ -174,9 +174,9 @@ class _Run:
         if self.rank != 0:
             return
         job = self.job
-        step, row = job.first_step + done, {job.prefix + name: value for name, value in figures.items()}
-        self.curves.add(step, row)
-        self.sink.log(step, {**row, f"{job.prefix}images_per_second": throughput})
+        row = {job.prefix + name: value for name, value in figures.items()}
+        self.curves.add(done, row)
+        self.sink.log(job.first_step + done, {**row, f"{job.prefix}images_per_second": throughput})
 
     def _save(self, done: int) -> None:
         if not self.trainer.finite():

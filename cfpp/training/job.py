@@ -14,8 +14,8 @@ from cfpp.errors import MendableError
 from cfpp.objectives.base import Batch, ObjectiveSpec
 from cfpp.training.curves import Row
 
-# What acts on the weights, whatever is trained: the steps, and the batches.
-TRAINING_CODE = ("cfpp.training.trainer", "cfpp.training.faces")
+# What acts on the weights, whatever is trained: the steps, the batches, and which worker gets which.
+TRAINING_CODE = ("cfpp.training.trainer", "cfpp.training.faces", "cfpp.training.prefetch")
 
 
 class TrainingError(MendableError, RuntimeError):
@@ -59,7 +59,8 @@ class TrainJob:
         data: where batches come from.
         seed: of weights and sample order.
         prefix: of its figures, where several runs share one set of curves.
-        first_step: where its curves begin: the steps of the runs before it.
+        first_step: where its figures begin in the sink: the steps of the runs before it. Curves count their
+            own steps.
     """
 
     name: str

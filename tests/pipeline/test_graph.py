@@ -155,7 +155,9 @@ def test_again_with_nothing_changed_no_stage_runs(project: Project) -> None:
 
 def test_one_worker_writes_the_same_bytes_as_two(project: Project) -> None:
     def shards() -> dict[str, str]:
-        tars = sorted((project.folder / "data").rglob("*.tar"))
+        # data/codes is the prior stage's own, which does not run again here
+        stages = ("shards", "restored", "pairs")
+        tars = sorted(tar for stage in stages for tar in (project.folder / "data" / stage).rglob("*.tar"))
         return {str(tar): hashlib.sha256(tar.read_bytes()).hexdigest() for tar in tars}
 
     made_by_two = shards()
@@ -173,3 +175,39 @@ def test_one_knob_of_train_tgrn_redoes_it_and_what_follows(project: Project) -> 
     params.write_text(params.read_text().replace("metric_margin: 0.05", "metric_margin: 0.06"))
     assert project.repro() == STAGES[STAGES.index("train_tgrn") :]
     assert int(project.json("reports/registered.json")["version"]) == 2
+
+
+def test_pictures_from_elsewhere_go_through_the_graph_as_the_priors_own_do(project: Project) -> None:
+    from cfpp.data.pictures import encode_png
+    from cfpp.data.samples import SampleStore
+
+    folder, splits = project.folder, ("train", "val", "test")
+
+    def restored() -> dict[tuple[str, int], list[bytes]]:
+        stores = [SampleStore(folder, split, ("lq", "id", "gp")) for split in splits]
+        return {
+            item: [encode_png(picture) for picture in store.pictures(index).values()]
+            for store in stores
+            for index, item in enumerate(store.items)
+        }
+
+    before = restored()
+    for place, name in ((1, "identity"), (2, "generative")):
+        (folder / name).mkdir()
+        for (key, variant), pictures in before.items():
+            (folder / name / f"{key}.{variant}.png").write_bytes(pictures[place])
+    (folder / "identity" / "surplus.0.png").write_bytes(pictures[1])
+    params = folder / "params.yaml"
+    text = params.read_text().replace("kind: codeformer ", "kind: folder ")
+    for column, name in (("id", "identity"), ("gp", "generative")):
+        text = text.replace(f'{column}_folder: ""', f"{column}_folder: {name}")
+    params.write_text(text)
+    ran = project.repro()
+    assert "synthesize" in ran
+    assert ran[-1] == "register"
+    assert restored() == before
+    facts = project.json("reports/synthesize.json")
+    assert facts["prior_kind"] == "folder"
+    assert (facts["id_asked"], facts["id_found"], facts["id_surplus"]) == (len(before), len(before), 1)
+    assert facts["gp_missing"] == facts["quarantined"] == 0
+    assert project.json("reports/registered.json")["parts"] == ["dam", "tgrn"]

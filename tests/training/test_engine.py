@@ -106,11 +106,12 @@ def test_the_discriminator_starts_at_its_step_and_has_only_its_own_gradients() -
     assert not after["weight"].equal(untouched["weight"])
 
 
-def test_curves_of_runs_in_a_row_share_one_axis(tmp_path: Path) -> None:
+def test_figures_of_runs_in_a_row_share_one_axis(tmp_path: Path) -> None:
     alone, sink = run(tmp_path / "alone", job()), Record()
     later = run(tmp_path / "later", job(prefix="second/", first_step=100), sink=sink)
     assert same(alone.weights, later.weights)
-    assert [row["step"] - 100 for row in later.curves] == [row["step"] for row in alone.curves]
+    assert [row["step"] for row in later.curves] == [row["step"] for row in alone.curves]
+    assert [step - 100 for step, _ in sink.figures] == [row["step"] for row in alone.curves]
     assert columns(later.curves, "second/loss") == columns(alone.curves, "loss")
     assert later.metrics == {f"second/{name}": value for name, value in alone.metrics.items()}
     assert [(step, name) for step, name, _ in sink.images] == [(106, "second/val"), (112, "second/val")]

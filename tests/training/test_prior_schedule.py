@@ -131,3 +131,5 @@ def test_every_boundary_under_two_workers_is_that_of_one(tmp_path: Path) -> None
     new = {path.name for path in (root / RUNS).iterdir()} - before
     assert sorted(name.rsplit("-", 1)[0] for name in new) == ["codebook-from", "fusion"]
     assert "codebook/loss" not in columns_of(later)
+    assert [row["step"] for row in later] == list(range(1, STEPS[1] + STEPS[2] + 1))
+    assert elsewhere.metrics["codebook/psnr"] == cards["one"].metrics["codebook/psnr"]

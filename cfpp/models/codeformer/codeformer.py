@@ -112,7 +112,7 @@ class CodeFormer(nn.Module):
         features = self.generator.run(features, 0, shared)
         i_f = self._fuse(features, encoded, 1.0, shared)
         i_g = self.generator.run(features, shared, len(self.generator.blocks))
-        return i_f.clamp(-1, 1), i_g.clamp(-1, 1)
+        return _in_range(i_f), _in_range(i_g)
 
     def _fuse(self, x: Tensor, encoded: dict[int, Tensor], w: float, begin: int) -> Tensor:
         """Generator from block ``begin`` on (a fusing point at most), fusing at every fused side."""
@@ -122,3 +122,9 @@ class CodeFormer(nn.Module):
             x = self.fuse_convs_dict[str(side)](encoded[side].detach(), x, w)
             done = stop
         return self.generator.run(x, done, len(self.generator.blocks))
+
+
+def _in_range(picture: Tensor) -> Tensor:
+    """Clamped to [-1, 1], but for infinities, which become nan: a clamp would hide them."""
+    nan = float("nan")
+    return picture.nan_to_num(nan=nan, posinf=nan, neginf=nan).clamp(-1, 1)
