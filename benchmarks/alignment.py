@@ -1,10 +1,10 @@
-"""How far DAM lowers the landmark error of I_G, beside classical optical flow and beside an oracle.
+"""How far DAM lowers the landmark error of I_G, beside classical optical flow and a warp by the landmarks.
 
     dvc repro && python -m benchmarks.alignment
 
-The oracle warps I_G by the very displacements that the landmark detector reports, smoothed over the face:
-what it leaves is not displacement but a difference of appearance that the detector takes for one. No aligner
-can be expected to do better by this instrument.
+The last warps I_G by the very displacements that the landmark detector reports, smoothed over the face. It is a
+yardstick and no bound: part of what the detector reports is a difference of appearance, which a smooth warp
+leaves and a dense one may remove.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from cfpp.evaluation.unavailable import Unavailable
 from cfpp.models.dam import load_dam, warp
 from cfpp.models.probe import load_probe
 
-REACH = 1 / 32  # share of the side over which the oracle spreads a landmark's displacement
+REACH = 1 / 32  # share of the side over which a landmark's displacement is spread
 
 Aligner = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """I_G and I_F, uint8 [B, S, S, 3], to I_warp."""
@@ -71,7 +71,7 @@ def aligners(detector: LandmarkDetector) -> dict[str, Aligner]:
         displaced = detector.detect(i_g) - where
         return moved(i_g, [spread(p, d, i_g.shape[1]) for p, d in zip(where, displaced, strict=True)])
 
-    return {"DAM": learned, "DIS optical flow": searched, "oracle, the detector's own displacements": told}
+    return {"DAM": learned, "DIS optical flow": searched, "warp by the detector's own displacements": told}
 
 
 def spread(points: np.ndarray, displacements: np.ndarray, side: int) -> np.ndarray:
