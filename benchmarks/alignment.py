@@ -2,8 +2,8 @@
 
     dvc repro && python -m benchmarks.alignment
 
-The last warps I_G by the very displacements that the landmark detector reports, smoothed over the face. It is a
-yardstick and no bound: part of what the detector reports is a difference of appearance, which a smooth warp
+The last warps I_G by the very displacements that the landmark detector reports, smoothed over the face. It is
+a yardstick and no bound: part of what the detector reports is a difference of appearance, which a smooth warp
 leaves and a dense one may remove.
 """
 
