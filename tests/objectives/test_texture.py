@@ -96,15 +96,17 @@ def test_columns_are_what_the_losses_read(
 
 def test_the_loss_is_the_weighted_sum_of_what_is_logged(prior: str, params: TrainTgrnParams) -> None:
     torch.manual_seed(0)
-    objective = TextureSpec(replace(params, identity_weight=0.0), SIZE, prior, "", procedural=True).build()
+    weights = {"perceptual_weight": 0.7, "metric_weight": 0.3, "adversarial_weight": 0.2}
+    params = replace(params, identity_weight=0.0, **weights)
+    objective = TextureSpec(params, SIZE, prior, "", procedural=True).build()
     torch.nn.init.normal_(objective.model.last.weight, std=0.1)
     batch = faces("hq", "id", "warp", "ap")
     early, late = objective.step(batch, 4), objective.step(batch, 5)
     logs = early.logs
-    expected = logs["l1"] + params.perceptual_weight * logs["perceptual"] + 0.1 * logs["triplet"]
+    expected = logs["l1"] + 0.7 * logs["perceptual"] + 0.3 * logs["triplet"]
     assert early.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert "adversarial" not in logs
-    added = 0.1 * late.logs["adaptive_weight"] * late.logs["adversarial"]
+    added = 0.2 * late.logs["adaptive_weight"] * late.logs["adversarial"]
     assert 0 < late.logs["adaptive_weight"] <= 1
     assert late.loss.item() == pytest.approx((early.loss + added).item(), rel=1e-5)
     assert late.fake is not None
