@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,10 @@ def train_model(
         metrics={name.removeprefix(prefix): value for name, value in result.metrics.items()},
     )
     folder = root / RUNS / run / "model"
-    trained_before = result.images_per_second is None and (folder / CARD_FILE).is_file()
-    # A run that was finished keeps its card, and with it the commit that it was trained at.
-    card = read_card(folder) if trained_before else save_model(folder, result.weights, card)
+    if result.images_per_second is None and (folder / CARD_FILE).is_file():
+        # Nothing was left to train: the commit is that of the training, not today's.
+        card = replace(card, git_commit=read_card(folder).git_commit)
+    card = save_model(folder, result.weights, card)
     return Trained(result, card, folder)
 
 
