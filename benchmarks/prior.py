@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import ratio, report
 from cfpp.models.codeformer.codeformer import CodeFormer
-from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE
+from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE, load_prior
 from cfpp.synthesis.forward import JointForward
+from pipelines.prior import EMBEDDED
 
 CPU_RUNS, GPU_BATCH = 3, 32
 MATMUL_SIDE = 8192
@@ -40,6 +41,7 @@ def main() -> None:
     ):
         print(f"{name}: {value / 1e9:.0f} GFLOP a face (multiply and add counted as two)")
     report("joint forward at 512, CPU", *ratio(separate, joint, runs=CPU_RUNS))
+    report("channels last, embedded prior, 16 faces, CPU", *layouts())
     if torch.cuda.is_available():
         on_gpu(prior, joint_flop)
 
@@ -57,6 +59,17 @@ def forwards(prior: CodeFormer, faces: Tensor) -> tuple[Callable[[], object], Ca
         prior.restore_pair(faces)
 
     return separate, joint
+
+
+def layouts() -> tuple[float, float]:
+    """Seconds of the embedded prior's forward in the plain layout and channels last."""
+    pictures = np.random.default_rng(0).integers(0, 256, (16, 128, 128, 3), dtype=np.uint8)
+    device = torch.device("cpu")
+    plain, last = (
+        JointForward(load_prior(EMBEDDED), device, channels_last=channels_last)
+        for channels_last in (False, True)
+    )
+    return ratio(lambda: plain(pictures), lambda: last(pictures))
 
 
 def on_gpu(prior: CodeFormer, joint_flop: float) -> None:

@@ -68,6 +68,11 @@ class Restorer:
     texture: Literal["warp", "gp"]
     device: torch.device
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The model folders that this restorer needs."""
+        return PARTS if self.prior is not None else PARTS[1:]
+
     @classmethod
     def load(cls, models: str | Path, device: str | torch.device = "cpu") -> "Restorer":
         """The restorer of a folder that holds prior/, dam/ and tgrn/.

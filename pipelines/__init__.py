@@ -18,9 +18,9 @@ _ENVIRONMENT = {
     "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "2",
     "MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray Train asks once a second for what a Ray without its dashboard does not answer, and says so each time
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "Failed to query Ray Train Controller actor state",
     "RAY_TRAIN_V2_ENABLED": "1",
-    # torch takes long to import on a small machine; Ray's own limit is 60
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 

@@ -142,7 +142,7 @@ def log_table(summary: dict[str, Any]) -> None:
     means = pd.DataFrame(
         {kind: {m: f["mean"] for m, f in figures.items()} for kind, figures in summary["pictures"].items()}
     )
-    log.info("means on the test split\n%s", means.T.to_string(float_format="%.4f", na_rep=""))
+    log.info("means\n%s", means.T.to_string(float_format="%.4f", na_rep=""))
     for name, reason in summary["unavailable"].items():
         log.warning("%s is not computed: %s", name, reason)
 

@@ -27,13 +27,12 @@ from cfpp.evaluation.measure import Figures, build_instruments
 from cfpp.evaluation.metrics import METRICS
 from cfpp.evaluation.table import differences, figure_rows, means
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
-from cfpp.models.prior import load_prior, network_of
-from cfpp.models.weights import WeightsError, load_weights, read_card
+from cfpp.models.prior import load_prior, load_stage_one, network_of
+from cfpp.models.weights import WeightsError, read_card
 from cfpp.objectives.codebook import code_counts, code_statistics
 from cfpp.synthesis.degraded import degrader
 from cfpp.synthesis.forward import JointForward
-
-log = logging.getLogger("pipelines.measure_prior")
+from pipelines.evaluate import log_table
 
 KINDS = ("lq", "recon", "id", "gp")
 COMPARISONS = (("id", "gp"), ("gp", "lq"), ("id", "lq"))
@@ -59,9 +58,7 @@ def main() -> None:
     text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
     (options.out / "figures.json").write_text(text, encoding="utf-8")
     save(options.out / "faces.jpg", sheet)
-    for kind, figures in summary["pictures"].items():
-        cells = (f"{name} {f['mean']:.4g} ({f['low']:.4g} to {f['high']:.4g})" for name, f in figures.items())
-        log.info("%s: %s", kind, ", ".join(cells))
+    log_table(summary)
 
 
 def measure(
@@ -134,11 +131,10 @@ def load_codebook(folder: Path, prior: Path) -> VQAutoEncoder:
     Raises:
         WeightsError: not usable, or not that prior's.
     """
-    if read_card(prior).started_from.get("codebook") != read_card(folder).sha256:
+    card = read_card(folder)
+    if read_card(prior).started_from.get("codebook") != card.sha256:
         raise WeightsError(f"{folder}: not the stage 1 that {prior} names as started_from on its card")
-    model = VQAutoEncoder(*network_of(read_card(folder).config))
-    load_weights(model, folder, kind="vqautoencoder", trained=True)
-    return model.eval().requires_grad_(False)
+    return load_stage_one(folder, *network_of(card.config))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """CodeFormer's three training stages, each a run of its own that starts from the one before."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from cfpp.config import NetworkParams, to_dict
+from cfpp.config import to_dict
 from cfpp.data.shards import DataError
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.official import read_checkpoint
@@ -20,22 +20,13 @@ from cfpp.synthesis.shards_job import process_shards
 from cfpp.synthesis.tars import plan_from
 from cfpp.training.curves import Row
 from cfpp.training.faces import StoredFaces
+from cfpp.training.job import TrainResult
+from cfpp.training_params import NetworkParams
 from pipelines.session import Session
-from pipelines.training import RUNS, absolute, train_model
+from pipelines.training import RUNS, Trained, absolute, train_model
 
 SHARDS = Path("data/shards")
 CODES = Path("data/codes")
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """A finished stage: its model folder, that one's card, and what its training showed."""
-
-    folder: Path
-    card: Card
-    steps: int
-    metrics: Mapping[str, float]
-    curves: list[Row]
 
 
 def train_prior(session: Session) -> tuple[Mapping[str, Tensor], Card, list[Row]]:
@@ -66,7 +57,7 @@ def train_prior(session: Session) -> tuple[Mapping[str, Tensor], Card, list[Row]
         network,
         params.degradation,
         data=data,
-        after=codebook.steps,
+        after=codebook.result.steps,
         started_from={"codebook": codebook.card},
     )
     second = str(prediction.folder)
@@ -80,7 +71,7 @@ def train_prior(session: Session) -> tuple[Mapping[str, Tensor], Card, list[Row]
         prior.code_prediction.feature_weight,
         prior.code_prediction.cross_entropy_weight,
         data=data,
-        after=codebook.steps + prediction.steps,
+        after=codebook.result.steps + prediction.result.steps,
         started_from={"codebook": codebook.card, "code_prediction": prediction.card},
     )
     stages = (codebook, prediction, fusion)
@@ -88,9 +79,9 @@ def train_prior(session: Session) -> tuple[Mapping[str, Tensor], Card, list[Row]
     card = replace(
         fusion.card,
         config={**fusion.card.config, "training": training},
-        metrics={name: value for stage in stages for name, value in stage.metrics.items()},
+        metrics={name: value for stage in stages for name, value in stage.result.metrics.items()},
     )
-    return read_state(fusion.folder), card, _on_one_axis(stages)
+    return fusion.result.weights, card, _on_one_axis(stages)
 
 
 def store_codes(session: Session, spec: CodesSpec, codebook: Card) -> None:
@@ -112,11 +103,11 @@ def store_codes(session: Session, spec: CodesSpec, codebook: Card) -> None:
         )
 
 
-def _on_one_axis(stages: tuple[_Stage, ...]) -> list[Row]:
+def _on_one_axis(stages: tuple[Trained, ...]) -> list[Row]:
     rows, before = [], 0
     for stage in stages:
-        rows += [{**row, "step": row["step"] + before} for row in stage.curves]
-        before += stage.steps
+        rows += [{**row, "step": row["step"] + before} for row in stage.result.curves]
+        before += stage.result.steps
     return rows
 
 
@@ -129,8 +120,8 @@ def _trained(
     data: StoredFaces,
     after: int,
     started_from: Mapping[str, Card] | None = None,
-) -> _Stage:
-    trained = train_model(
+) -> Trained:
+    return train_model(
         session,
         spec,
         section,
@@ -142,11 +133,9 @@ def _trained(
         prefix=f"{label}/",
         first_step=after,
     )
-    result = trained.result
-    return _Stage(trained.folder, trained.card, result.steps, result.metrics, result.curves)
 
 
-def _bring_in_codebook(root: Path, source: str, network: NetworkParams, image_size: int) -> _Stage:
+def _bring_in_codebook(root: Path, source: str, network: NetworkParams, image_size: int) -> Trained:
     """A stage 1 from elsewhere, as a model folder that every worker sees.
 
     Raises:
@@ -164,4 +153,5 @@ def _bring_in_codebook(root: Path, source: str, network: NetworkParams, image_si
     check_fit(path, VQAutoEncoder(network, image_size).state_dict(), state)
     folder = root / RUNS / "codebook-from-elsewhere" / "model"
     metrics = {f"codebook/{name}": value for name, value in card.metrics.items()}
-    return _Stage(folder, save_model(folder, state, card), 0, metrics, [])
+    result = TrainResult(weights=state, metrics=metrics, curves=[], steps=0)
+    return Trained(result, save_model(folder, state, card), folder)

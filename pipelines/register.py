@@ -16,7 +16,7 @@ from cfpp.errors import MendableError
 from cfpp.evaluation.table import flat
 from cfpp.lineage import lineage
 from cfpp.registry.package import Registered, load_package, log_package, register
-from cfpp.restore import PARTS, Restorer
+from cfpp.restore import Restorer
 from pipelines.session import Session, open_stage
 
 log = logging.getLogger("pipelines.register")
@@ -51,7 +51,7 @@ def register_restorer(session: Session) -> dict[str, Any]:
     tags |= {f"eval.{name}": f"{value:.6g}" for name, value in evaluation.items()}
     device = "cuda" if torch.cuda.is_available() else "cpu"  # as the package chooses
     restorer = Restorer.load(root / MODELS, device)
-    registered = register(log_package(root / MODELS, tags), params.mlflow.model_name, tags)
+    registered = register(log_package(root / MODELS, restorer.parts, tags), params.mlflow.model_name, tags)
     client = MlflowClient()
     try:
         checked = verify(registered, restorer, held_out_faces(root))
@@ -70,7 +70,7 @@ def register_restorer(session: Session) -> dict[str, Any]:
         "parent_run_id": session.parent_run_id,
         "verified_pictures": checked,
         "size": restorer.size,
-        "parts": [part for part in PARTS if part != "prior" or restorer.prior is not None],
+        "parts": list(restorer.parts),
         "tags": tags,
     }
     (root / REPORT).parent.mkdir(exist_ok=True)

@@ -3,13 +3,14 @@
 python -m pipelines.synthesize
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cfpp.config import Params
 from cfpp.synthesis.degraded import HELD_OUT_VARIANTS, degrader
 from cfpp.synthesis.folder_prior import folder_config_hash, folder_spec, folders_of, plan_folder
 from cfpp.synthesis.restored import restored_config_hash, restored_spec
-from cfpp.synthesis.shards_job import JobReport, process_shards
+from cfpp.synthesis.shards_job import JobReport, ShardTask, WorkerSpec, process_shards
 from cfpp.synthesis.tars import plan_from
 from pipelines.session import open_stage
 
@@ -29,32 +30,29 @@ def main() -> None:
 
 def synthesize(params: Params, root: Path) -> tuple[JobReport, dict[str, object]]:
     """Bring `root`/data/restored up to date; Ray must run. Returns the job's report and the stage's facts."""
+    shards, prior, section = root / SHARDS, root / PRIOR, params.synthesize
     facts: dict[str, object] = {
         "prior_kind": params.prior.kind,
-        "variants_train": params.synthesize.variants,
+        "variants_train": section.variants,
         "variants_held_out": HELD_OUT_VARIANTS,
     }
-    shards, restored, ratio = root / SHARDS, root / RESTORED, params.data.max_quarantine_ratio
-    workers = params.synthesize.workers
+    tasks: Sequence[ShardTask]
+    spec: WorkerSpec
     if params.prior.kind == "folder":
         plan = plan_folder(shards, folders_of(params, root), degrader(params))
-        report = process_shards(
-            plan.tasks,
-            folder_spec(params),
-            restored,
-            config_hash=folder_config_hash(params),
-            workers=workers,
-            max_quarantine_ratio=ratio,
-        )
-        return report, facts | plan.facts
+        tasks, spec, identity = plan.tasks, folder_spec(params), folder_config_hash(params)
+        facts |= plan.facts
+    else:
+        tasks, spec = plan_from(shards), restored_spec(params, prior)
+        identity = restored_config_hash(params, prior)
     report = process_shards(
-        plan_from(shards),
-        restored_spec(params, root / PRIOR),
-        restored,
-        config_hash=restored_config_hash(params, root / PRIOR),
-        workers=workers,
-        use_gpu=params.synthesize.use_gpu,
-        max_quarantine_ratio=ratio,
+        tasks,
+        spec,
+        root / RESTORED,
+        config_hash=identity,
+        workers=section.workers,
+        use_gpu=section.use_gpu and params.prior.kind == "codeformer",
+        max_quarantine_ratio=params.data.max_quarantine_ratio,
     )
     return report, facts
 

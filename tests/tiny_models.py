@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from cfpp.config import NetworkParams
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.dam import DAM
 from cfpp.models.prior import network_config
 from cfpp.models.tgrn import TGRN
 from cfpp.models.weights import Card, save_model
+from cfpp.training_params import NetworkParams
 
 SIZE = 64
 NETWORK = NetworkParams(

@@ -11,7 +11,7 @@ from typing import Any
 from cfpp.imports import needed_code, source_of
 
 # These read params, whose values count as parts: a new knob alone changes no result.
-NEUTRAL = frozenset({"cfpp.config", "cfpp.schema"})
+NEUTRAL = frozenset({"cfpp.config", "cfpp.training_params", "cfpp.schema"})
 
 
 def fingerprint(*parts: Any, code: Sequence[str] = ()) -> str:

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cfpp.config import NetworkParams
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE, network_config, network_of
 from cfpp.models.weights import Card, WeightsError, check_fit, file_sha256, read_card, read_state, save_model
+from cfpp.training_params import NetworkParams
 
 # A bare checkpoint does not say how long it was trained, only that it was.
 UNKNOWN_STEPS = 1

@@ -7,9 +7,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from cfpp.config import NetworkParams, ParamsError, to_dict
+from cfpp.config import ParamsError, to_dict
+from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.weights import WeightsError, load_weights, read_card
+from cfpp.training_params import NetworkParams
 
 OFFICIAL_SIZE = 512
 OFFICIAL_NETWORK = NetworkParams(
@@ -71,3 +73,14 @@ def load_prior(path: str | Path) -> CodeFormer:
     model = CodeFormer(network, image_size)
     load_weights(model, path, kind="codeformer", trained=True)
     return model.eval().requires_grad_(False)
+
+
+def load_stage_one(path: str | Path, network: NetworkParams, image_size: int) -> VQAutoEncoder:
+    """The frozen, trained autoencoder of stage 1, on the CPU.
+
+    Raises:
+        WeightsError: it does not fit or was never trained.
+    """
+    autoencoder = VQAutoEncoder(network, image_size)
+    load_weights(autoencoder, path, kind="vqautoencoder", trained=True)
+    return autoencoder.eval().requires_grad_(False)

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfpp.config import TrainDamParams
 from cfpp.models.dam import DAM, folded_share, warp
 from cfpp.objectives.base import Batch, Objective, StepResult
 from cfpp.objectives.codebook import contact_sheet
+from cfpp.training_params import TrainDamParams
 
 _BT601 = (0.299, 0.587, 0.114)
 _EPSILON = 1e-5

@@ -7,14 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cfpp.config import CodePredictionParams, NetworkParams
-from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.codeformer.codeformer import CodeFormer
-from cfpp.models.prior import network_config
-from cfpp.models.weights import load_weights
+from cfpp.models.prior import load_stage_one, network_config
 from cfpp.objectives.base import Batch, StepResult
 from cfpp.objectives.codebook import CodedObjective, code_counts, contact_sheet, psnr
 from cfpp.objectives.perceptual import build_perceptual
+from cfpp.training_params import CodePredictionParams, NetworkParams
 
 
 @dataclass(frozen=True)
@@ -54,17 +52,6 @@ class CodePredictionSpec:
             WeightsError: stage 1 does not fit or was never trained.
         """
         return CodePredictionObjective(self)
-
-
-def load_stage_one(path: str, network: NetworkParams, image_size: int) -> VQAutoEncoder:
-    """The frozen, trained autoencoder of stage 1.
-
-    Raises:
-        WeightsError: it does not fit or was never trained.
-    """
-    autoencoder = VQAutoEncoder(network, image_size)
-    load_weights(autoencoder, path, kind="vqautoencoder", trained=True)
-    return autoencoder.eval().requires_grad_(False)
 
 
 def code_losses(model: CodeFormer, codes: Tensor, latent: Tensor, logits: Tensor) -> dict[str, Tensor]:

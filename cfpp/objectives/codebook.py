@@ -7,13 +7,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cfpp.config import CodebookParams, NetworkParams
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.discriminator import PatchDiscriminator
 from cfpp.models.prior import network_config
 from cfpp.objectives.adversarial import balanced_adversarial_loss
 from cfpp.objectives.base import Batch, Objective, StepResult
 from cfpp.objectives.perceptual import build_perceptual
+from cfpp.training_params import CodebookParams, NetworkParams
 
 SHOWN = 4
 

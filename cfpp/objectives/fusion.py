@@ -5,16 +5,16 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from cfpp.config import CodePredictionParams, FusionParams, NetworkParams
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.discriminator import PatchDiscriminator
-from cfpp.models.prior import network_config
+from cfpp.models.prior import load_stage_one, network_config
 from cfpp.models.weights import WeightsError, load_weights
 from cfpp.objectives.adversarial import balanced_adversarial_loss
 from cfpp.objectives.base import Batch, StepResult
-from cfpp.objectives.code_prediction import code_losses, load_stage_one
+from cfpp.objectives.code_prediction import code_losses
 from cfpp.objectives.codebook import CodedObjective, code_counts, contact_sheet, psnr
 from cfpp.objectives.perceptual import build_perceptual
+from cfpp.training_params import CodePredictionParams, FusionParams, NetworkParams
 
 STRONG_W = 1.3
 
@@ -95,8 +95,6 @@ class FusionObjective(CodedObjective):
     def __init__(self, spec: FusionSpec) -> None:
         super().__init__()
         self.spec = spec
-        if not spec.network.fuse:
-            raise ValueError("prior.network.fuse: stage 3 needs at least one side to fuse at")
         stage_one = load_stage_one(spec.codebook, spec.network, spec.image_size)
         self.model = CodeFormer(spec.network, spec.image_size)
         load_weights(self.model, spec.code_prediction, kind="codeformer", trained=True)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfpp.config import ParamsError, TrainTgrnParams
+from cfpp.config import ParamsError
 from cfpp.data.components import component_mask
 from cfpp.models.discriminator import PatchDiscriminator
 from cfpp.models.prior import load_prior
@@ -20,6 +20,7 @@ from cfpp.objectives.base import Batch, Objective, StepResult
 from cfpp.objectives.codebook import contact_sheet, psnr
 from cfpp.objectives.metric_learning import TextureEmbedding, centred, cosine_triplet
 from cfpp.objectives.perceptual import build_perceptual
+from cfpp.training_params import TrainTgrnParams
 
 
 @dataclass(frozen=True)

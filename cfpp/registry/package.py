@@ -8,7 +8,7 @@ import importlib.metadata
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 
 from cfpp.imports import ROOT, Code, needed_code, source_of
-from cfpp.models.weights import read_config
-from cfpp.restore import PARTS
 
 _ENTRY = "cfpp.restore"
 _MODEL_CODE = Path(__file__).with_name("restorer_model.py")
@@ -55,8 +53,8 @@ def requirements(code: Code) -> list[str]:
     return sorted(f"{name.lower()}=={importlib.metadata.version(name).split('+')[0]}" for name in names)
 
 
-def log_package(models: Path, tags: Mapping[str, str]) -> Any:
-    """Log the restorer of `models` (prior/, dam/, tgrn/) in MLflow's active run.
+def log_package(models: Path, parts: Sequence[str], tags: Mapping[str, str]) -> Any:
+    """Log the restorer made of these `parts` of `models` (`Restorer.parts`) in MLflow's active run.
 
     Returns:
         MLflow's ModelInfo.
@@ -66,9 +64,7 @@ def log_package(models: Path, tags: Mapping[str, str]) -> Any:
     from mlflow.types import Schema, TensorSpec
 
     shape = (-1, -1, -1, 3)
-    foreign = read_config(models / "tgrn", "prior_kind")["prior_kind"] == "folder"
-    inputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, 2, *shape[1:]) if foreign else shape)])
-    parts = [part for part in PARTS if not (foreign and part == "prior")]
+    inputs = Schema([TensorSpec(np.dtype(np.uint8), shape if "prior" in parts else (-1, 2, *shape[1:]))])
     outputs = Schema([TensorSpec(np.dtype(np.uint8), shape)])
     code = needed_code(_ENTRY)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cfpp.config import NetworkParams
 from cfpp.data.fingerprint import fingerprint
 from cfpp.data.pictures import decode, to_tensor
 from cfpp.data.samples import encode_codes
 from cfpp.data.shards import read_shard
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
-from cfpp.models.weights import load_weights
+from cfpp.models.prior import load_stage_one
 from cfpp.synthesis.shards_job import Made, Refused, reason_of
 from cfpp.synthesis.tars import TarTask, device_of, groups, keys_of
+from cfpp.training_params import NetworkParams
 
 CODES_BATCH = 16
 """Faces per forward: fixed, since sums in another order round differently."""
@@ -46,9 +46,8 @@ class CodesSpec:
         Raises:
             WeightsError: it does not fit or was never trained.
         """
-        model = VQAutoEncoder(self.network, self.image_size)
-        load_weights(model, self.codebook, kind="vqautoencoder", trained=True)
-        return CodesWorker(model.eval().to(device_of(self.use_gpu)))
+        model = load_stage_one(self.codebook, self.network, self.image_size)
+        return CodesWorker(model.to(device_of(self.use_gpu)))
 
 
 class CodesWorker:

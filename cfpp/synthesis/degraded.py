@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from cfpp.config import DegradationRange, Params
 from cfpp.data.degradation import Degradation, apply, draw
@@ -71,10 +70,6 @@ class Degrader:
             drawn = draw(self.limits, rng)
             made.append(Degraded(key, variant, drawn, apply(hq, drawn, rng, kernel_size=self.kernel_size)))
         return made
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the bytes of the degraded faces, for a fingerprint."""
-        return asdict(self) | {"held_out_variants": HELD_OUT_VARIANTS}
 
 
 def degrader(params: Params) -> Degrader:

@@ -13,7 +13,7 @@ from pathlib import Path
 from cfpp.config import Params
 from cfpp.data.fingerprint import fingerprint
 from cfpp.data.pictures import Picture, PictureError, decode, decode_photo
-from cfpp.data.shards import DataError, read_shard
+from cfpp.data.shards import DataError, file_sha256, read_shard
 from cfpp.synthesis.degraded import Degrader, degrader
 from cfpp.synthesis.shards_job import Made, Refused, ShardTask, reason_of
 from cfpp.synthesis.tars import keys_of, plan_from
@@ -114,8 +114,7 @@ def folder_spec(params: Params) -> FolderSpec:
 
 def folder_config_hash(params: Params) -> str:
     """Identity of what decides the bytes, beside the input shard and the pictures."""
-    spec = folder_spec(params)
-    return fingerprint("folder prior", spec.degrader.identity(), spec.size, code=[__name__])
+    return fingerprint("folder prior", folder_spec(params), code=[__name__])
 
 
 def plan_folder(shards: Path, folders: Mapping[str, Path], degrader: Degrader) -> FolderPlan:
@@ -141,7 +140,7 @@ def plan_folder(shards: Path, folders: Mapping[str, Path], degrader: Degrader) -
         digest = hashlib.sha256(task.input_sha256.encode())
         for column, own in sorted(files.items()):
             for name, path in sorted(own.items()):
-                digest.update(f"\n{column} {name} {_sha256(Path(path))}".encode())
+                digest.update(f"\n{column} {name} {file_sha256(Path(path))}".encode())
         tasks.append(
             FolderTask(task.split, task.shard, digest.hexdigest(), task.source, task.input_sha256, files)
         )
@@ -177,11 +176,6 @@ def _pictures(column: str, folder: Path) -> dict[str, Path]:
                 raise DataError(f"{path} and {pictures[path.stem].name} are the same picture; remove one")
             pictures[path.stem] = path
     return pictures
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folders_of(params: Params, root: Path) -> dict[str, Path]:

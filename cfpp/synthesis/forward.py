@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cfpp.data.pictures import Picture, to_pictures, to_tensor
 from cfpp.models.prior import Prior
+from cfpp.synthesis.tars import finite_rows
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +99,8 @@ class JointForward:
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with self._mode(), autocast:
             i_f, i_g = self._pair(faces)
-        finite = i_f.isfinite().flatten(1).all(1) & i_g.isfinite().flatten(1).all(1)
-        restored = Restored(to_pictures(i_f), to_pictures(i_g), finite.cpu().numpy())
+        finite = finite_rows(i_f) & finite_rows(i_g)
+        restored = Restored(to_pictures(i_f), to_pictures(i_g), finite.numpy())
         if self.device.type == "cuda" and not self._reported:
             self._reported = True
             peak = torch.cuda.max_memory_allocated(self.device) / 2**20

@@ -1,7 +1,7 @@
 """The synthesize stage with CodeFormer as the prior: degrade each face, restore it both ways."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -117,15 +117,6 @@ def restored_config_hash(params: Params, prior: Path) -> str:
     _, size = network_of(card.config)
     if size != params.run.size:
         raise DataError(f"{prior}: made for faces of {size} pixels, run.size is {params.run.size}")
-    spec = restored_spec(params, prior)
-    parts = {
-        "prior": card.sha256,
-        "network": dict(card.config),
-        "degrader": spec.degrader.identity(),
-        "batch_size": spec.batch_size,  # sums in another order round differently
-        "precision": spec.precision,
-        "channels_last": spec.channels_last,
-        "compiled": spec.compiled,
-        "use_gpu": spec.use_gpu,
-    }
-    return fingerprint("restored", parts, code=[__name__])
+    # By content and not by place; the batch size counts, for sums in another order round differently.
+    spec = replace(restored_spec(params, prior), prior=card.sha256)
+    return fingerprint("restored", spec, card.config, code=[__name__])

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from cfpp.config import TrainParams
 from cfpp.data.fingerprint import fingerprint
 from cfpp.errors import MendableError
 from cfpp.objectives.base import Batch, ObjectiveSpec
 from cfpp.training.curves import Row
+from cfpp.training_params import TrainParams
 
 # What acts on the weights, whatever is trained: the steps, the batches, and which worker gets which.
 TRAINING_CODE = ("cfpp.training.trainer", "cfpp.training.faces", "cfpp.training.prefetch")

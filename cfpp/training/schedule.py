@@ -2,7 +2,7 @@
 
 import math
 
-from cfpp.config import TrainParams
+from cfpp.training_params import TrainParams
 
 
 def learning_rate(params: TrainParams, step: int) -> float:

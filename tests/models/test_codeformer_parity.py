@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cfpp.config import NetworkParams
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.codeformer.layers import (
@@ -27,6 +26,7 @@ from cfpp.models.codeformer.layers import (
 from cfpp.models.codeformer.quantizer import VectorQuantizer
 from cfpp.models.discriminator import PatchDiscriminator
 from cfpp.models.prior import OFFICIAL_NETWORK
+from cfpp.training_params import NetworkParams
 
 SMALL_128 = NetworkParams(
     width=32,

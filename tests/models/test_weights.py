@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from cfpp.config import NetworkParams
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.prior import load_prior, network_config
 from cfpp.models.weights import Card, WeightsError, load_weights, read_card, read_state, save_model
+from cfpp.training_params import NetworkParams
 
 NETWORK = NetworkParams(
     width=32,

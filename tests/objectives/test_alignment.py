@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfpp.config import TrainDamParams, load_params
+from cfpp.config import load_params
 from cfpp.models.dam import warp
 from cfpp.objectives.alignment import AlignmentSpec, lncc_loss, luminance, smoothness_loss
+from cfpp.training_params import TrainDamParams
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfpp.config import NetworkParams
 from cfpp.models.codeformer.autoencoder import Encoder
 from cfpp.objectives.metric_learning import TextureEmbedding, centred, cosine_triplet
+from cfpp.training_params import NetworkParams
 
 NETWORK = NetworkParams(
     width=32,

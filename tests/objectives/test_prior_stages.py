@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cfpp.config import CodebookParams, CodePredictionParams, FusionParams, NetworkParams, TrainParams
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.codeformer.quantizer import VectorQuantizer
 from cfpp.models.discriminator import PatchDiscriminator
-from cfpp.models.prior import load_prior
+from cfpp.models.prior import load_prior, load_stage_one
 from cfpp.models.weights import Card, WeightsError, load_weights, save_model
 from cfpp.objectives.adversarial import (
     adaptive_weight,
@@ -23,9 +22,16 @@ from cfpp.objectives.adversarial import (
     hinge_discriminator_loss,
 )
 from cfpp.objectives.base import Objective, ObjectiveSpec
-from cfpp.objectives.code_prediction import CodePredictionSpec, load_stage_one
+from cfpp.objectives.code_prediction import CodePredictionSpec
 from cfpp.objectives.codebook import CodebookSpec, code_counts, code_statistics, psnr
 from cfpp.objectives.fusion import FusionSpec
+from cfpp.training_params import (
+    CodebookParams,
+    CodePredictionParams,
+    FusionParams,
+    NetworkParams,
+    TrainParams,
+)
 
 SIZE = 32
 NETWORK = NetworkParams(

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfpp.config import NetworkParams, ParamsError, TrainTgrnParams, load_params
+from cfpp.config import ParamsError, load_params
 from cfpp.data.components import component_mask
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.prior import network_config
 from cfpp.models.weights import Card, WeightsError, save_model
 from cfpp.objectives import texture
 from cfpp.objectives.texture import TextureSpec
+from cfpp.training_params import NetworkParams, TrainTgrnParams
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 SIZE = 64

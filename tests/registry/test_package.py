@@ -17,7 +17,7 @@ from cfpp.config import MlflowParams
 from cfpp.imports import needed_code
 from cfpp.registry.package import Registered, load_package, log_package, register, requirements
 from cfpp.registry.runs import Store
-from cfpp.restore import Restorer
+from cfpp.restore import PARTS, Restorer
 
 PARAMS = MlflowParams(tracking_uri="sqlite:///mlflow.db", experiment="faces", model_name="restorer")
 
@@ -30,7 +30,8 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, R
     store = Store.open(PARAMS, root)
     run = store.start_stage("register", store.start_parent("p", PARAMS, {}), {})
     try:
-        registered = register(log_package(models, {"git_commit": "abc"}), "restorer", {"git_commit": "abc"})
+        tags = {"git_commit": "abc"}
+        registered = register(log_package(models, PARTS, tags), "restorer", tags)
     finally:
         run.end("FINISHED")
     yield models, registered, store.uri
@@ -88,7 +89,7 @@ def test_package_takes_along_what_it_needs_and_no_more() -> None:
     code = needed_code("cfpp.restore")
     assert {"cfpp", "cfpp.restore", "cfpp.models.codeformer.quantizer", "cfpp.data.pictures"} <= code.own
     assert not any(
-        name.startswith(("cfpp.training", "cfpp.registry", "cfpp.objectives")) for name in code.own
+        name.startswith(("cfpp.training.", "cfpp.registry.", "cfpp.objectives.")) for name in code.own
     )
     pins = dict(line.split("==") for line in requirements(code))
     assert {"mlflow", "torch", "numpy", "opencv-python", "safetensors", "pillow"} <= set(pins)

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import NETWORK, SIZE
+from tiny_shards import write_stage
 
-from cfpp.config import NetworkParams
-from cfpp.data.manifest import Manifest, ShardRow, shard_path
+from cfpp.data.manifest import Manifest
 from cfpp.data.pictures import encode_png, to_tensor
 from cfpp.data.samples import Batches, SampleStore
-from cfpp.data.shards import ShardError, write_shard
+from cfpp.data.shards import ShardError
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.prior import network_config
 from cfpp.models.weights import Card, WeightsError, save_model
 from cfpp.synthesis.codes import CodesSpec, codes_config_hash
 from cfpp.synthesis.shards_job import make_shard
 from cfpp.synthesis.tars import plan_from
+from cfpp.training_params import NetworkParams
 
 KEYS = [f"face{number}" for number in range(5)]
 
@@ -42,10 +43,7 @@ def project(tmp_path: Path) -> Path:
         picture = encode_png(rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
         meta = json.dumps({"identity": key, "source": "x"}).encode()
         members.append((key, {"hq.png": b"no picture" if key == "face2" else picture, "meta.json": meta}))
-    file = write_shard(shard_path(tmp_path / "data" / "shards", "train", 0), members)
-    manifest = Manifest()
-    manifest.put(ShardRow("train", 0, file.count, file.bytes, file.sha256, "", "", 0), [])
-    manifest.save(tmp_path / "data" / "shards")
+    write_stage(tmp_path / "data" / "shards", {"train": members})
     return tmp_path
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from tiny_shards import write_stage
 
 from cfpp.config import Params, ParamsError, load_params, parse_params, to_dict
-from cfpp.data.manifest import Manifest, ShardRow, shard_path
+from cfpp.data.manifest import Manifest
 from cfpp.data.pictures import Picture, encode_png
 from cfpp.data.samples import SampleStore
-from cfpp.data.shards import DataError, write_shard
+from cfpp.data.shards import DataError
 from cfpp.synthesis.degraded import degrader
 from cfpp.synthesis.folder_prior import FolderPlan, folder_spec, plan_folder
 from cfpp.synthesis.shards_job import make_shard
@@ -41,13 +42,12 @@ def picture(name: str, column: str) -> Picture:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Clean faces, and a folder of I_F (png) and of I_G (png and webp) that fit them."""
-    manifest = Manifest()
-    for split, keys in KEYS.items():
-        meta = json.dumps({"identity": "x", "source": "x"}).encode()
-        members = [(key, {"hq.png": encode_png(picture(key, "hq")), "meta.json": meta}) for key in keys]
-        file = write_shard(shard_path(tmp_path / "data/shards", split, 0), members)
-        manifest.put(ShardRow(split, 0, file.count, file.bytes, file.sha256, "", "", 0), [])
-    manifest.save(tmp_path / "data/shards")
+    meta = json.dumps({"identity": "x", "source": "x"}).encode()
+    faces = {
+        split: [(key, {"hq.png": encode_png(picture(key, "hq")), "meta.json": meta}) for key in keys]
+        for split, keys in KEYS.items()
+    }
+    write_stage(tmp_path / "data/shards", faces)
     for column in ("id", "gp"):
         (tmp_path / column).mkdir()
         for name in NAMES:

@@ -1,6 +1,7 @@
 """The joint forward: what its options may change, and what happens when memory runs out."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,15 +59,25 @@ def test_it_is_the_two_separate_forwards(prior: CodeFormer, faces: np.ndarray) -
     assert (restored.id != restored.gp).any()
 
 
-def test_a_layout_and_a_compiler_change_nothing_that_can_be_seen(
-    prior: CodeFormer, faces: np.ndarray
+def test_a_layout_and_a_compiler_are_used_and_change_nothing_that_can_be_seen(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plain = JointForward(prior, CPU)(faces)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = replace(NETWORK, multipliers=(1, 1))
+        small = CodeFormer(network, 32).eval().requires_grad_(False)
+    faces = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    compiled, compile_ = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or compile_(function))
+    plain = JointForward(small, CPU)(faces)
+    weight = small.encoder.blocks[0].weight
     for option in ({"channels_last": True}, {"compiled": True}):
-        other = JointForward(prior, CPU, **option)(faces)
+        other = JointForward(small, CPU, **option)(faces)
+        assert weight.is_contiguous(memory_format=torch.channels_last) == ("channels_last" in option)
         for name in ("id", "gp"):
             difference = np.abs(getattr(other, name).astype(int) - getattr(plain, name))
             assert difference.max() <= 1, option
+    assert compiled == [small.restore_pair]
 
 
 def test_half_precision_is_near_and_not_the_same() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cfpp.config import NetworkParams, Params, load_params
+from cfpp.config import Params, load_params
 from cfpp.data.components import component_mask
 from cfpp.data.degradation import Degradation, apply, draw
 from cfpp.data.draws import generator
@@ -27,6 +27,7 @@ from cfpp.synthesis.pairs import PairWorker, pair_config_hash, pair_spec
 from cfpp.synthesis.restored import RestoredWorker, restored_config_hash, restored_spec
 from cfpp.synthesis.shards_job import ShardTask, ShardWorker, make_shard
 from cfpp.synthesis.tars import TarTask, plan_from
+from cfpp.training_params import NetworkParams
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 TINY = NetworkParams(

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from cfpp import imports
-from cfpp.config import TrainParams
 from cfpp.objectives.alignment import AlignmentSpec
 from cfpp.training.checkpoint import FolderCheckpoints, read_state, write_state
 from cfpp.training.curves import Curves
 from cfpp.training.ema import Ema
 from cfpp.training.job import run_name
 from cfpp.training.schedule import learning_rate
+from cfpp.training_params import TrainParams
 
 from .toy import PARAMS
 
@@ -123,6 +123,7 @@ def test_the_run_name_changes_with_params_data_and_the_code_that_trains(
         ("cfpp/models/tgrn.py", False),
         ("cfpp/evaluation/table.py", False),
         ("cfpp/config.py", False),
+        ("cfpp/training_params.py", False),
         ("cfpp/models/dam.py", True),
         ("cfpp/training/ema.py", True),
         ("cfpp/data/draws.py", True),

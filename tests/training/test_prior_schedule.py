@@ -9,11 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from tiny_shards import Face, write_stage
 
 from cfpp.config import Params, load_params
-from cfpp.data.manifest import Manifest, ShardRow, shard_path
 from cfpp.data.pictures import encode_png
-from cfpp.data.shards import write_shard
 from cfpp.models.weights import file_sha256, read_card
 from cfpp.training.curves import columns_of
 from cfpp.training.sinks import Silent
@@ -70,18 +69,16 @@ def session(root: Path, params: Params) -> Any:
 
 
 def make_faces(root: Path) -> None:
-    manifest = Manifest()
+    splits: dict[str, list[Face]] = {}
     for split, count in (("train", 8), ("val", 4)):
-        members = []
+        splits[split] = []
         for number in range(count):
             rng = np.random.default_rng([number, count])
             coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             meta = json.dumps({"identity": str(number), "source": "x"}).encode()
             picture = encode_png(np.asarray(cv2.resize(coarse, (SIZE, SIZE)), np.uint8))
-            members.append((f"{split}{number}", {"hq.png": picture, "meta.json": meta}))
-        file = write_shard(shard_path(root / "data" / "shards", split, 0), members)
-        manifest.put(ShardRow(split, 0, file.count, file.bytes, file.sha256, "", "", 0), [])
-    manifest.save(root / "data" / "shards")
+            splits[split].append((f"{split}{number}", {"hq.png": picture, "meta.json": meta}))
+    write_stage(root / "data" / "shards", splits)
 
 
 @pytest.mark.slow

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from cfpp.config import NetworkParams, ParamsError, load_params
+from cfpp.config import ParamsError, load_params
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.prior import load_prior, network_config
 from cfpp.models.weights import Card, WeightsError, read_card, save_model
+from cfpp.training_params import NetworkParams
 from pipelines.prior import EMBEDDED, bring_in
 
 from .toy import same

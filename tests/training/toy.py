@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cfpp.config import TrainParams
 from cfpp.objectives.base import Batch, Objective, ObjectiveSpec, StepResult
 from cfpp.training import engine
 from cfpp.training.checkpoint import FolderCheckpoints
 from cfpp.training.job import TrainJob, TrainResult
+from cfpp.training_params import TrainParams
 
 PARAMS = TrainParams(
     steps=12,

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from cfpp.config import LATENT_SIDE, NetworkParams
 from cfpp.models.codeformer.layers import AttnBlock, Downsample, ResBlock, Upsample, group_norm
 from cfpp.models.codeformer.quantizer import VectorQuantizer
+from cfpp.training_params import LATENT_SIDE, NetworkParams
 
 
 class Level(NamedTuple):

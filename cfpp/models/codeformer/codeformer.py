@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cfpp.config import LATENT_SIDE, NetworkParams
 from cfpp.models.codeformer.autoencoder import Encoder, Generator, pyramid
 from cfpp.models.codeformer.layers import FuseBlock, TransformerLayer, adain
 from cfpp.models.codeformer.quantizer import VectorQuantizer
+from cfpp.training_params import LATENT_SIDE, NetworkParams
 
 
 class Restored(NamedTuple):
