@@ -4,7 +4,7 @@ cfpp profile NAME            merge profiles/NAME.yaml into params.yaml
 cfpp faces OUT               draw a contact sheet of the embedded faces
 cfpp restore OUT IN [IN ...] restore aligned faces with the trained models
 cfpp prior inputs OUT        write the degraded faces that another prior is to restore
-cfpp prior import FILE OUT   make a model folder of an official CodeFormer checkpoint
+cfpp prior import FILE [OUT] make a model folder of an official CodeFormer checkpoint
 cfpp prior export FILE       write models/prior as a checkpoint that the public CodeFormer code loads
 """
 
@@ -52,7 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     directions = prior.add_subparsers(dest="direction", required=True)
     incoming = directions.add_parser("import", help="make a model folder of an official checkpoint")
     incoming.add_argument("file", type=Path, help="codeformer.pth, or a stage-1 checkpoint")
-    incoming.add_argument("out", type=Path, help="folder to write; name it in prior.checkpoint")
+    incoming.add_argument(
+        "out",
+        type=Path,
+        nargs="?",
+        help="folder to write; default: models/codeformer, of stage 1 models/vqautoencoder",
+    )
     incoming.set_defaults(run=_import_prior)
     inputs = directions.add_parser("inputs", help="write the degraded faces that another prior is to restore")
     inputs.add_argument("out", type=Path, help="folder to write {key}.{variant}.png to")
@@ -66,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         options.run(options)
-    except MendableError as error:
+    except (MendableError, OSError) as error:  # an OSError names its file
         print(f"cfpp {options.command}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -130,8 +135,8 @@ def _same_stem(folder: Path, path: Path) -> Path:
 def _import_prior(options: argparse.Namespace) -> None:
     from cfpp.models.official import import_checkpoint
 
-    card = import_checkpoint(options.file, options.out)
-    print(f"{options.out}: a {card.kind} of {card.parameters:,} parameters, from {card.source}")
+    folder, card = import_checkpoint(options.file, options.out)
+    print(f"{folder}: a {card.kind} of {card.parameters:,} parameters, from {card.source}")
 
 
 def _prior_inputs(options: argparse.Namespace) -> None:

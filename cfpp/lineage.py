@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cfpp.config import to_dict
+from cfpp.files import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,7 @@ def params_hash(section: Any) -> str:
 def file_hash(path: str | Path, algorithm: str = "sha256") -> str:
     """Digest of a file in hex, or "unknown" when there is no such file."""
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, algorithm).hexdigest()
+        return file_digest(Path(path), algorithm)
     except FileNotFoundError:
         return UNKNOWN
 

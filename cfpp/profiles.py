@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from cfpp.config import SHARED_PREFIX, ParamsError, parse_params, to_dict
+from cfpp.files import replacing
 
 
 def apply_profile(profile: Path, params: Path) -> list[str]:
@@ -45,9 +46,8 @@ def apply_profile(profile: Path, params: Path) -> list[str]:
         new = _values(after)
     except ParamsError as error:
         raise ParamsError(f"{profile}: {error}") from None
-    partial = params.with_suffix(".yaml.tmp")
-    partial.write_text(after, encoding="utf-8")
-    partial.replace(params)
+    with replacing(params) as partial:
+        partial.write_text(after, encoding="utf-8")
     return [key for key, value in new.items() if old[key] != value]
 
 

@@ -134,7 +134,7 @@ def load_codebook(folder: Path, prior: Path) -> VQAutoEncoder:
     card = read_card(folder)
     if read_card(prior).started_from.get("codebook") != card.sha256:
         raise WeightsError(f"{folder}: not the stage 1 that {prior} names as started_from on its card")
-    return load_stage_one(folder, *network_of(card.config))
+    return load_stage_one(folder, *network_of(card.config, folder))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def bring_in(session: Session, source: Path) -> None:
         weights, card = read_checkpoint(source)
         if card.kind != "codeformer":
             raise WeightsError(f"{source}: holds a {card.kind} (stage 1 alone), not a codeformer")
-    _, size = network_of(card.config)
+    _, size = network_of(card.config, source)
     # Under kind folder only its encoder's convolutions are used, and they take faces of any size.
     if size != params.run.size and params.prior.kind == "codeformer":
         raise ParamsError(

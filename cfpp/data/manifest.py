@@ -8,7 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cfpp.data.shards import DataError, file_sha256, shard_name
+from cfpp.data.shards import DataError, shard_name
+from cfpp.files import file_digest, replacing
 
 SPLITS = ("train", "val", "test")
 MANIFEST_FILE = "manifest.parquet"
@@ -96,7 +97,7 @@ class Manifest:
         if row is None or (row.input_sha256, row.config_hash) != (input_sha256, config_hash):
             return False
         path = shard_path(folder, split, shard)
-        return path.is_file() and path.stat().st_size == row.bytes and file_sha256(path) == row.sha256
+        return path.is_file() and path.stat().st_size == row.bytes and file_digest(path) == row.sha256
 
     def sha256(self) -> str:
         """Identity of the data: a hash over the shards' places and sha256s."""
@@ -160,6 +161,6 @@ def _write(path: Path, kind: type, rows: list[Any]) -> None:
             for item in dataclasses.fields(kind)
         ]
     )
-    partial = path.with_name(path.name + ".tmp")
-    parquet.write_table(pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema), partial)
-    partial.replace(path)
+    table = pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema)
+    with replacing(path) as partial:
+        parquet.write_table(table, partial)

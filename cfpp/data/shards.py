@@ -3,7 +3,6 @@
 A member's name is `{key}.{column}.{extension}`; keys hold no dots, so the key ends at the first one.
 """
 
-import hashlib
 import os
 import re
 import tarfile
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cfpp.errors import MendableError
+from cfpp.files import file_digest, replacing
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_CHUNK = 1 << 20
 
 
 class DataError(MendableError, RuntimeError):
@@ -61,12 +60,10 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
     """
     import webdataset  # imports torch and takes seconds
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
     count, last = 0, ""
-    with partial.open("wb") as stream:
+    with replacing(path) as partial:
         # With encoder=False bytes pass as they are; mtime=0 keeps the clock out of the file.
-        with webdataset.TarWriter(stream, encoder=False, mtime=0) as tar:
+        with webdataset.TarWriter(str(partial), encoder=False, mtime=0) as tar:
             for key, members in samples:
                 if not KEY_PATTERN.fullmatch(key):
                     raise ValueError(f"key {key!r}: expected letters, digits, _ and -, at most 80")
@@ -74,11 +71,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
                     raise ValueError(f"key {key!r} after {last!r}: keys must ascend")
                 tar.write({"__key__": key, **members})
                 count, last = count + 1, key
-        stream.flush()
-        os.fsync(stream.fileno())
-    done = ShardFile(count, partial.stat().st_size, file_sha256(partial))
-    partial.replace(path)
-    return done
+        return ShardFile(count, partial.stat().st_size, file_digest(partial))
 
 
 def read_shard(path: Path, sha256: str | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -90,7 +83,7 @@ def read_shard(path: Path, sha256: str | None = None) -> Iterator[tuple[str, dic
     Raises:
         ShardError: the file is missing, is not a tar, or is not the one with that sha256.
     """
-    if sha256 is not None and path.exists() and file_sha256(path) != sha256:
+    if sha256 is not None and path.exists() and file_digest(path) != sha256:
         raise ShardError(f"{path}: its bytes are not those in the manifest; run its stage again")
     key, sample = "", dict[str, bytes]()
     with open_shard(path) as stream:
@@ -133,12 +126,3 @@ def open_shard(path: Path) -> BinaryIO:
         return path.open("rb", buffering=0)
     except FileNotFoundError:
         raise ShardError(f"{path}: no such shard; run its stage") from None
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

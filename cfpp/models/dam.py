@@ -146,7 +146,7 @@ def load_dam(folder: str | Path) -> DAM:
     """
     config = read_config(folder, "widths", "integration_steps")
     dam = DAM(tuple(config["widths"]), int(config["integration_steps"]))
-    load_weights(dam, folder, kind="dam", trained=True)
+    load_weights(dam, folder, "dam")
     return dam.eval().requires_grad_(False)
 
 

@@ -1,19 +1,21 @@
 """Checkpoints in the layout of the published CodeFormer, in and out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from cfpp.files import file_digest, replacing
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.codeformer.codeformer import CodeFormer
-from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE, network_config, network_of
-from cfpp.models.weights import Card, WeightsError, check_fit, file_sha256, read_card, read_state, save_model
-from cfpp.training_params import NetworkParams
+from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE, network_config
+from cfpp.models.weights import Card, WeightsError, check_fit, read_card, read_state, save_model
 
 # A bare checkpoint does not say how long it was trained, only that it was.
 UNKNOWN_STEPS = 1
 _ONLY_IN_CODEFORMER = "position_emb"
+_KINDS: dict[str, type[nn.Module]] = {"codeformer": CodeFormer, "vqautoencoder": VQAutoEncoder}
 
 
 def read_checkpoint(file: str | Path) -> tuple[dict[str, Tensor], Card]:
@@ -28,34 +30,39 @@ def read_checkpoint(file: str | Path) -> tuple[dict[str, Tensor], Card]:
         file's name and sha256.
 
     Raises:
-        WeightsError: missing, damaged, not finite, or of another network; names the first tensors at fault.
+        WeightsError: missing, damaged, not finite, never trained, or of another network; names the first
+            tensors at fault.
     """
     file = Path(file)
     if file.is_dir():
         raise WeightsError(f"{file}: a folder; a checkpoint is one file")
-    state = {key: value.float() for key, value in read_state(file).items()}
+    state = read_state(file)
     kind = "codeformer" if _ONLY_IN_CODEFORMER in state else "vqautoencoder"
-    check_fit(file, _network(kind, OFFICIAL_NETWORK, OFFICIAL_SIZE).state_dict(), state)
-    broken = [key for key, value in state.items() if not value.isfinite().all()]
-    if broken:
-        raise WeightsError(
-            f"{file}: {len(broken)} tensors hold values that are not finite; first: {broken[0]}"
-        )
-    return state, Card(
+    # Cloned, for tensors that share memory in the file could not be written as safetensors.
+    return {key: value.float().clone() for key, value in _checked(file, kind, state).items()}, Card(
         kind=kind,
         config=network_config(OFFICIAL_NETWORK, OFFICIAL_SIZE),
         steps=UNKNOWN_STEPS,
-        source=f"{file.name}, sha256 {file_sha256(file)}",
+        source=f"{file.name}, sha256 {file_digest(file)}",
     )
 
 
-def import_checkpoint(file: str | Path, folder: str | Path) -> Card:
+def import_checkpoint(file: str | Path, folder: str | Path | None = None) -> tuple[Path, Card]:
     """Make a model folder of an official checkpoint; it is written only when everything fits.
+
+    Args:
+        file: see `read_checkpoint`.
+        folder: where to; None for models/codeformer or models/vqautoencoder.
+
+    Returns:
+        The folder, and its card.
 
     Raises:
         WeightsError: see `read_checkpoint`.
     """
-    return save_model(folder, *read_checkpoint(file))
+    state, card = read_checkpoint(file)
+    folder = Path(folder or Path("models") / card.kind)
+    return folder, save_model(folder, state, card)
 
 
 def export_checkpoint(folder: str | Path, file: str | Path) -> int:
@@ -64,30 +71,49 @@ def export_checkpoint(folder: str | Path, file: str | Path) -> int:
     The state dict lies under ``params_ema``, its keys in the network's own order, in float32.
 
     Args:
-        folder: of a codeformer or a vqautoencoder, of any geometry.
+        folder: of a trained codeformer or vqautoencoder. That code builds only the published network, so a
+            prior of another geometry is of no use to it, and is refused.
         file: replaced in one step.
 
     Returns:
         The number of tensors.
 
     Raises:
-        WeightsError: missing, damaged, or no part of CodeFormer.
+        WeightsError: missing, damaged, never trained, of another geometry, or no part of CodeFormer.
     """
     file, card = Path(file), read_card(folder)
-    if card.kind not in ("codeformer", "vqautoencoder"):
+    if card.kind not in _KINDS:
         raise WeightsError(f"{folder}: holds a {card.kind}, not a codeformer or a vqautoencoder")
-    network, image_size = network_of(card.config)
-    expected, state = _network(card.kind, network, image_size).state_dict(), read_state(folder)
-    check_fit(folder, expected, state)
-    ordered: dict[str, Tensor] = {key: state[key].float() for key in expected}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.tmp")
-    torch.save({"params_ema": ordered}, unfinished)
-    unfinished.replace(file)
+    if card.steps <= 0:
+        raise WeightsError(f"{folder}: was never trained (0 steps on its card)")
+    if file.is_dir():
+        raise WeightsError(f"{file}: a folder; name the .pth to write")
+    state = _checked(folder, card.kind, read_state(folder))
+    ordered = {key: state[key].float() for key in _published(card.kind).state_dict()}
+    with replacing(file) as partial:
+        torch.save({"params_ema": ordered}, partial)
     return len(ordered)
 
 
-def _network(kind: str, network: NetworkParams, image_size: int) -> nn.Module:
+def _checked(source: str | Path, kind: str, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """``state``, if it is that of the published network, of real numbers, and trained."""
+    network = _published(kind)
+    check_fit(f"{source} (the published {kind})", network.state_dict(), state)
+    unfit = [key for key, value in state.items() if not _finite(value)]
+    if unfit:
+        raise WeightsError(f"{source}: {len(unfit)} tensors hold no finite real numbers; first: {unfit[0]}")
+    norms = [name for name, part in network.named_modules() if isinstance(part, nn.GroupNorm)]
+    if all((state[f"{name}.weight"] == 1).all() and (state[f"{name}.bias"] == 0).all() for name in norms):
+        raise WeightsError(f"{source}: was never trained: {norms[0]} and all its kind are as initialised")
+    return state
+
+
+def _finite(value: Tensor) -> bool:
+    dense = value.layout == torch.strided and not value.is_meta
+    return dense and value.is_floating_point() and bool(value.isfinite().all())
+
+
+def _published(kind: str) -> nn.Module:
     """Shapes only: without memory for the weights."""
     with torch.device("meta"):
-        return (CodeFormer if kind == "codeformer" else VQAutoEncoder)(network, image_size)
+        return _KINDS[kind](OFFICIAL_NETWORK, OFFICIAL_SIZE)

@@ -40,8 +40,11 @@ def network_config(network: NetworkParams, image_size: int) -> dict[str, Any]:
     return {"network": to_dict(network), "image_size": image_size}
 
 
-def network_of(config: Mapping[str, Any]) -> tuple[NetworkParams, int]:
-    """Geometry and image size from a card's ``config``.
+def network_of(config: Mapping[str, Any], source: str | Path) -> tuple[NetworkParams, int]:
+    """Geometry and image size from the ``config`` of a card.
+
+    Args:
+        source: where the card is from, for the error.
 
     Raises:
         WeightsError: they are not there or not valid.
@@ -51,36 +54,31 @@ def network_of(config: Mapping[str, Any]) -> tuple[NetworkParams, int]:
             key: tuple(v) if isinstance(v, list) else v for key, v in config["network"].items()
         }
         return NetworkParams(**fields), int(config["image_size"])
-    except (KeyError, TypeError, AttributeError, ParamsError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ParamsError) as error:
         expected = ", ".join(field.name for field in dataclasses.fields(NetworkParams))
-        raise WeightsError(f"card has no valid network ({expected}) and image_size: {error}") from None
+        raise WeightsError(f"{source}: no valid network ({expected}) and image_size: {error}") from None
 
 
-def load_prior(path: str | Path) -> CodeFormer:
+def load_prior(folder: str | Path) -> CodeFormer:
     """A frozen CodeFormer in eval mode, on the CPU, in float32.
 
     Args:
-        path: folder written by `cfpp.models.weights.save_model`, whose card gives the geometry, or the
-            official checkpoint (``.pth``).
+        folder: a model folder, whose card gives the geometry.
 
     Raises:
         WeightsError: missing, never trained, or not exactly this network; the message names the mismatches.
     """
-    path = Path(path)
-    network, image_size = OFFICIAL_NETWORK, OFFICIAL_SIZE
-    if path.is_dir():
-        network, image_size = network_of(read_card(path).config)
-    model = CodeFormer(network, image_size)
-    load_weights(model, path, kind="codeformer", trained=True)
+    model = CodeFormer(*network_of(read_card(folder).config, folder))
+    load_weights(model, folder, "codeformer")
     return model.eval().requires_grad_(False)
 
 
-def load_stage_one(path: str | Path, network: NetworkParams, image_size: int) -> VQAutoEncoder:
+def load_stage_one(folder: str | Path, network: NetworkParams, image_size: int) -> VQAutoEncoder:
     """The frozen, trained autoencoder of stage 1, on the CPU.
 
     Raises:
         WeightsError: it does not fit or was never trained.
     """
     autoencoder = VQAutoEncoder(network, image_size)
-    load_weights(autoencoder, path, kind="vqautoencoder", trained=True)
+    load_weights(autoencoder, folder, "vqautoencoder")
     return autoencoder.eval().requires_grad_(False)

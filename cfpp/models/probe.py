@@ -91,7 +91,7 @@ def load_probe(folder: Path | None = None) -> Probe:
     """
     probe = Probe()
     with as_file(_EMBEDDED) as embedded:
-        load_weights(probe, folder or embedded, kind="probe", trained=True)
+        load_weights(probe, folder or embedded, "probe")
     return probe.requires_grad_(False).eval()
 
 

@@ -184,7 +184,7 @@ def load_tgrn(folder: str | Path) -> TGRN:
         texture_attention=bool(config["texture_attention"]),
         spatial_attention=bool(config["spatial_attention"]),
     )
-    load_weights(tgrn, folder, kind="tgrn", trained=True)
+    load_weights(tgrn, folder, "tgrn")
     return tgrn.eval().requires_grad_(False)
 
 

@@ -5,10 +5,7 @@ folder of which only one file was replaced (a killed run) is refused instead of 
 """
 
 import dataclasses
-import hashlib
 import json
-import os
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cfpp.errors import MendableError
+from cfpp.files import file_digest, replacing
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.json"
+SAFE_TORCH = "2.10"
 _NAMED_MISMATCHES = 3
 
 
@@ -75,24 +74,17 @@ def save_model(
         The card as written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict() if isinstance(model, nn.Module) else model
     tensors = {
         key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
         for key, value in state.items()
     }
-    weights = folder / f"{WEIGHTS_FILE}.tmp"
-    save_file(tensors, weights)
-    card = dataclasses.replace(
-        card, parameters=sum(value.numel() for value in tensors.values()), sha256=file_sha256(weights)
-    )
-    note = folder / f"{CARD_FILE}.tmp"
-    text = json.dumps(dataclasses.asdict(card), indent=2, sort_keys=True) + "\n"
-    note.write_text(text, encoding="utf-8")
-    for path in (weights, note):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        path.rename(path.with_suffix(""))
+    with replacing(folder / CARD_FILE) as note, replacing(folder / WEIGHTS_FILE) as weights:
+        save_file(tensors, weights)
+        count = sum(value.numel() for value in tensors.values())
+        card = dataclasses.replace(card, parameters=count, sha256=file_digest(weights))
+        text = json.dumps(dataclasses.asdict(card), indent=2, sort_keys=True) + "\n"
+        note.write_text(text, encoding="utf-8")
     return card
 
 
@@ -104,12 +96,14 @@ def read_card(folder: str | Path) -> Card:
     """
     path = Path(folder) / CARD_FILE
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return Card(**fields)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: not found") from None
+        card = Card(**json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        raise WeightsError(f"{path}: not found; a model is a folder with its card") from None
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise WeightsError(f"{path}: not a model card: {error}") from None
+    if not (isinstance(card.steps, int) and isinstance(card.config, dict)):
+        raise WeightsError(f"{path}: not a model card: steps must be a number, config an object")
+    return card
 
 
 def read_config(folder: str | Path, *keys: str) -> Mapping[str, Any]:
@@ -138,57 +132,61 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         card, weights = read_card(path), path / WEIGHTS_FILE
         if not weights.is_file():
             raise WeightsError(f"{weights}: not found")
-        if card.sha256 != file_sha256(weights):
+        if card.sha256 != file_digest(weights):
             raise WeightsError(f"{weights}: sha256 differs from the one on its card; copy or train it again")
         return _read_safetensors(weights)
     if not path.is_file():
         raise WeightsError(f"{path}: not found")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if torch.__version__ < SAFE_TORCH:
+        raise WeightsError(
+            f"{path}: torch before {SAFE_TORCH} can be made to run code by a checkpoint (CVE-2026-24747); "
+            f"update torch, or convert the file to .safetensors elsewhere"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # a damaged file raises whatever it comes upon
         raise WeightsError(f"{path}: not a checkpoint of plain tensors: {_reason(error)}") from None
     for wrapper in ("params_ema", "params"):
         if isinstance(content, dict) and wrapper in content:
             content = content[wrapper]
             break
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds no state dict, bare or under params_ema or params")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise WeightsError(f"{path}: holds no state dict: {key!r} is not the name of a tensor")
     return dict(content)
 
 
-def load_weights(
-    model: nn.Module, path: str | Path, *, kind: str | None = None, trained: bool = False
-) -> Card | None:
-    """Load ``path`` (see `read_state`) into ``model``, keys and shapes exactly; types are converted.
+def load_weights(model: nn.Module, folder: str | Path, kind: str) -> Card:
+    """Load a trained model's folder into ``model``, keys and shapes exactly; types are converted.
 
     Args:
         model: changed in place, only if everything fits.
-        path: folder or file.
-        kind: refuse a card of another kind.
-        trained: refuse a folder whose card says 0 steps.
+        folder: as `save_model` wrote it.
+        kind: what its card must say that it is.
 
     Returns:
-        The card, or None for a bare file.
+        The card.
 
     Raises:
-        WeightsError: naming the first mismatches.
+        WeightsError: of another kind, never trained (0 steps), damaged, or naming the first mismatches.
     """
-    path = Path(path)
-    card = read_card(path) if path.is_dir() else None
-    if card is not None and kind is not None and card.kind != kind:
-        raise WeightsError(f"{path}: holds a {card.kind}, not a {kind}")
-    if card is not None and trained and card.steps <= 0:
-        raise WeightsError(f"{path}: was never trained (0 steps on its card)")
-    state = read_state(path)
-    check_fit(path, model.state_dict(), state)
+    card = read_card(folder)
+    if card.kind != kind:
+        raise WeightsError(f"{folder}: holds a {card.kind}, not a {kind}")
+    if card.steps <= 0:
+        raise WeightsError(f"{folder}: was never trained (0 steps on its card)")
+    state = read_state(folder)
+    check_fit(folder, model.state_dict(), state)
     model.load_state_dict(state)
     return card
 
 
-def check_fit(path: str | Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Whether the tensors ``found`` in ``path`` have the ``expected`` keys and shapes, no more and no fewer.
+def check_fit(source: str | Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Whether what was ``found`` in ``source`` has the ``expected`` keys and shapes, no more and no fewer.
 
     Raises:
         WeightsError: naming the first mismatches.
@@ -202,7 +200,7 @@ def check_fit(path: str | Path, expected: Mapping[str, Tensor], found: Mapping[s
     lines += [f"{key} is unknown" for key in sorted(found) if key not in expected]
     if lines:
         first = "; ".join(lines[:_NAMED_MISMATCHES])
-        raise WeightsError(f"{path}: {len(lines)} mismatches with the model; first: {first}")
+        raise WeightsError(f"{source}: {len(lines)} mismatches with the model; first: {first}")
 
 
 def _reason(error: Exception) -> str:
@@ -216,9 +214,3 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a safetensors file: {error}") from None
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -120,7 +120,7 @@ class CodebookObjective(CodedObjective):
         """Reconstruct ``hq`` [B, 3, S, S]."""
         hq: Tensor = batch["hq"]
         latent = self.model.encoder(hq)
-        if self.params.revived_share and step <= self.discriminator_start:
+        if self.params.revived_share and (step == 0 or step < self.discriminator_start):
             self._revive(latent, 1.0 if step == 0 else self.params.revived_share)
         quantized = self.model.quantize(latent)
         picture = self.model.generator(quantized.features).float()

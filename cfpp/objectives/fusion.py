@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.discriminator import PatchDiscriminator
-from cfpp.models.prior import load_stage_one, network_config
+from cfpp.models.prior import load_stage_one, network_config, network_of
 from cfpp.models.weights import WeightsError, load_weights
 from cfpp.objectives.adversarial import balanced_adversarial_loss
 from cfpp.objectives.base import Batch, StepResult
@@ -79,7 +79,7 @@ class FusionSpec:
         """The objective, its network from stage 2.
 
         Raises:
-            WeightsError: stage 1 or 2 does not fit, was never trained, or they do not share one codebook.
+            WeightsError: stage 1 or 2 does not fit, was never trained, or 2 did not start from 1.
         """
         return FusionObjective(self)
 
@@ -97,13 +97,18 @@ class FusionObjective(CodedObjective):
         self.spec = spec
         stage_one = load_stage_one(spec.codebook, spec.network, spec.image_size)
         self.model = CodeFormer(spec.network, spec.image_size)
-        load_weights(self.model, spec.code_prediction, kind="codeformer", trained=True)
-        if not stage_one.quantize.embedding.weight.equal(self.model.quantize.embedding.weight):
-            raise WeightsError(
-                f"{spec.code_prediction}: its codebook is not that of {spec.codebook}; train stage 2 from it"
-            )
-        for part in (self.model.quantize, self.model.generator):
-            part.requires_grad_(False)
+        card = load_weights(self.model, spec.code_prediction, "codeformer")
+        if network_of(card.config, spec.code_prediction) != (spec.network, spec.image_size):
+            raise WeightsError(f"{spec.code_prediction}: its card names another network; train stage 2 again")
+        kept = self.model.state_dict()
+        for name in ("quantize", "generator"):
+            for key, value in getattr(stage_one, name).state_dict().items():
+                if not kept[f"{name}.{key}"].equal(value):
+                    raise WeightsError(
+                        f"{spec.code_prediction}: its {name}.{key} is not that of {spec.codebook}; "
+                        f"train stage 2 from it"
+                    )
+            getattr(self.model, name).requires_grad_(False)
         params = spec.params
         self.discriminator: nn.Module = PatchDiscriminator(
             params.discriminator_width, params.discriminator_layers

@@ -14,8 +14,8 @@ from cfpp.data.fingerprint import fingerprint
 from cfpp.data.folder import Listing, list_faces, load_face, path_of
 from cfpp.data.pictures import PictureError, encode_png
 from cfpp.data.procedural.render import render
-from cfpp.data.shards import file_sha256
 from cfpp.data.split import FaceRef, plan_shards
+from cfpp.files import file_digest
 from cfpp.synthesis.shards_job import Made, Refused, ShardTask, reason_of
 
 log = logging.getLogger(__name__)
@@ -161,6 +161,6 @@ def _contents(params: DataParams, listing: Listing) -> dict[str, str]:
 
 def _content(path: Path) -> str:
     try:
-        return file_sha256(path)
+        return file_digest(path)
     except OSError:
         return UNREADABLE  # the worker will refuse it and say why

@@ -13,7 +13,8 @@ from pathlib import Path
 from cfpp.config import Params
 from cfpp.data.fingerprint import fingerprint
 from cfpp.data.pictures import Picture, PictureError, decode, decode_photo
-from cfpp.data.shards import DataError, file_sha256, read_shard
+from cfpp.data.shards import DataError, read_shard
+from cfpp.files import file_digest
 from cfpp.synthesis.degraded import Degrader, degrader
 from cfpp.synthesis.shards_job import Made, Refused, ShardTask, reason_of
 from cfpp.synthesis.tars import keys_of, plan_from
@@ -140,7 +141,7 @@ def plan_folder(shards: Path, folders: Mapping[str, Path], degrader: Degrader) -
         digest = hashlib.sha256(task.input_sha256.encode())
         for column, own in sorted(files.items()):
             for name, path in sorted(own.items()):
-                digest.update(f"\n{column} {name} {file_sha256(Path(path))}".encode())
+                digest.update(f"\n{column} {name} {file_digest(Path(path))}".encode())
         tasks.append(
             FolderTask(task.split, task.shard, digest.hexdigest(), task.source, task.input_sha256, files)
         )

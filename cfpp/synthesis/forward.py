@@ -73,12 +73,9 @@ class JointForward:
         parts, start = [], 0
         while start < len(lq):
             count = min(self.batch_limit or len(lq), len(lq) - start)
-            try:
-                parts.append(self._restore(lq[start : start + count]))
-            except torch.OutOfMemoryError:
-                if count == 1:
-                    raise
-                self.batch_limit = count // 2
+            part = self._try(lq[start : start + count])
+            if part is None:
+                self.batch_limit, self._reported = count // 2, False
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                     torch.cuda.reset_peak_memory_stats()
@@ -86,10 +83,20 @@ class JointForward:
                     "out of memory with %d faces at a time; going on with %d", count, self.batch_limit
                 )
                 continue
+            parts.append(part)
             start += count
         return Restored(
             *(np.concatenate([getattr(part, name) for part in parts]) for name in ("id", "gp", "finite"))
         )
+
+    def _try(self, lq: Picture) -> Restored | None:
+        """None if memory ran out; the error, whose frames hold what was computed, is gone by then."""
+        try:
+            return self._restore(lq)
+        except torch.OutOfMemoryError:
+            if len(lq) == 1:
+                raise
+            return None
 
     def _restore(self, lq: Picture) -> Restored:
         faces = to_tensor(lq)

@@ -114,7 +114,7 @@ def restored_config_hash(params: Params, prior: Path) -> str:
         DataError: the prior works at another size than the faces have.
     """
     card = read_card(prior)
-    _, size = network_of(card.config)
+    _, size = network_of(card.config, prior)
     if size != params.run.size:
         raise DataError(f"{prior}: made for faces of {size} pixels, run.size is {params.run.size}")
     # By content and not by place; the batch size counts, for sums in another order round differently.

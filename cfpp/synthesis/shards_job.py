@@ -24,6 +24,7 @@ from cfpp.data.manifest import (
     shard_path,
 )
 from cfpp.data.shards import DataError, write_shard
+from cfpp.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -120,11 +121,9 @@ class JobReport:
 
     def save(self, path: Path, facts: Mapping[str, Any]) -> None:
         """Write the summary and the stage's own facts as JSON; no clock in it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.summary() | dict(facts), indent=2, sort_keys=True) + "\n"
-        partial = path.with_name(path.name + ".tmp")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
 
     def speed(self) -> dict[str, float]:
         """Figures of this run: they differ from run to run."""
@@ -261,6 +260,8 @@ class _Actor:
         import cv2
         import torch
 
+        logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+        logging.getLogger("cfpp").setLevel(logging.INFO)  # Ray passes it on to the driver
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
         torch.backends.cudnn.deterministic = True

@@ -1,10 +1,11 @@
 """Full training state on disk: written whole or not at all, read without running code."""
 
-import os
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+
+from cfpp.files import replacing
 
 State = dict[str, Any]
 STATE_FILE = "state.pt"
@@ -51,14 +52,9 @@ def checkpoint_name(step: int) -> str:
 
 
 def write_state(state: State, path: Path) -> None:
-    """`torch.save` beside ``path``, flushed to the disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """`torch.save`, whole or not at all."""
+    with replacing(path) as partial:
+        torch.save(state, partial)
 
 
 def read_state(path: Path) -> State:

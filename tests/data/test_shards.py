@@ -10,7 +10,8 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfpp.data.shards import ShardError, file_sha256, read_shard, scan_shard, write_shard
+from cfpp.data.shards import ShardError, read_shard, scan_shard, write_shard
+from cfpp.files import file_digest
 
 SAMPLES = [("a", {"hq.png": b"1" * 700, "meta.json": b"{}"}), ("b-2", {"0.lq.png": b"", "hq.png": b"xyz"})]
 
@@ -19,7 +20,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     file = write_shard(tmp_path / "x/00000.tar", SAMPLES)
     path = tmp_path / "x/00000.tar"
     assert list(read_shard(path, file.sha256)) == SAMPLES
-    assert (file.count, file.bytes, file.sha256) == (2, path.stat().st_size, file_sha256(path))
+    assert (file.count, file.bytes, file.sha256) == (2, path.stat().st_size, file_digest(path))
     assert [p.name for p in path.parent.iterdir()] == ["00000.tar"]
     # webdataset itself groups the members under the same keys
     theirs = {
@@ -70,7 +71,7 @@ def test_a_writer_that_dies_leaves_the_old_shard(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="killed"):
         write_shard(tmp_path / "s.tar", dying())
-    assert file_sha256(tmp_path / "s.tar") == before.sha256
+    assert file_digest(tmp_path / "s.tar") == before.sha256
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

@@ -278,15 +278,7 @@ def test_official_network(parity: Path, shared: Path, seed: int) -> None:
         assert {str(side): block for side, block in blocks.items()} == layout[f"fuse_{part}_block"]
     picture = draw("cfdef/x", (1, 3, 512, 512), 0.5, 0.0, seed).clamp(-1, 1)
     assert picture[..., ::8, ::8].equal(case["in/x_stride8"])
-    out = model(picture, 1.0)
-    torch.testing.assert_close(out.latent, case["out/lq_feat"], atol=5e-5, rtol=0)
-    torch.testing.assert_close(out.logits, case["out/logits"], atol=2e-4, rtol=0)
-    assert out.logits.argmax(2).equal(case["out/top_idx"])
-    features = model.code_features(out.logits, out.latent, use_adain=False)
-    for name, found in (("w1_adain1", out.picture), ("w0_adain0", model.generator(features))):
-        expected = case[f"out/y_{name}_stride8"]
-        torch.testing.assert_close(found[..., ::8, ::8], expected, atol=1e-3, rtol=0)
-        torch.testing.assert_close(found[CROP], case[f"out/y_{name}_crop"], atol=1e-3, rtol=0)
+    check_whole(model, picture, case)
 
 
 def randomised(network: NetworkParams, image_size: int) -> CodeFormer:

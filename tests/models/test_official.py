@@ -1,5 +1,6 @@
 """Official checkpoints come in and go out; whatever is not one is refused, and nothing is half-written."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,10 +10,11 @@ from tiny_models import NETWORK, SIZE
 from torch import Tensor
 
 from cfpp.cli import main
+from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.official import export_checkpoint, import_checkpoint, read_checkpoint
-from cfpp.models.prior import network_config
-from cfpp.models.weights import Card, WeightsError, read_card, read_state, save_model
+from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE, network_config
+from cfpp.models.weights import Card, WeightsError, read_card, save_model
 
 State = dict[str, Tensor]
 
@@ -56,16 +58,15 @@ def test_there_and_back_through_the_commands(shared: Path, tmp_path: Path) -> No
     assert [path.name for path in out.parent.iterdir()] == ["ours.pth"]
 
 
-def test_a_small_prior_in_half_precision_leaves_in_float32(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    card = Card(kind="codeformer", config=network_config(NETWORK, SIZE), steps=1)
-    save_model(tmp_path / "p", CodeFormer(NETWORK, SIZE), card, dtype=torch.float16)
+def test_half_precision_leaves_in_float32(shared: Path, tmp_path: Path) -> None:
+    state = published(shared, "VQAutoEncoder")
+    torch.save({"params_ema": state}, tmp_path / "c.pth")
+    found, card = read_checkpoint(tmp_path / "c.pth")
+    save_model(tmp_path / "p", found, card, dtype=torch.float16)
     export_checkpoint(tmp_path / "p", tmp_path / "p.pth")
     back = torch.load(tmp_path / "p.pth", weights_only=True)["params_ema"]
     assert {value.dtype for value in back.values()} == {torch.float32}
-    CodeFormer(NETWORK, SIZE).load_state_dict(back, strict=True)
-    stored = read_state(tmp_path / "p")
-    assert all(back[key].equal(value.float()) for key, value in stored.items())
+    assert all(back[key].equal(value.half().float()) for key, value in state.items())
 
 
 def damaged(state: State, damage: str) -> State:
@@ -76,7 +77,9 @@ def damaged(state: State, damage: str) -> State:
         return state | {key: state[key][:, :7]}
     if damage == "unknown":
         return state | {"generator.blocks.99.weight": torch.zeros(1)}
-    return state | {key: torch.full(state[key].shape, float("nan"))}
+    values = {"nan": torch.full(state[key].shape, float("nan")), "int": torch.ones(state[key].shape).int()}
+    values |= {"complex": state[key] * 1j, "sparse": torch.zeros(state[key].shape).to_sparse()}
+    return state | {key: values[damage]}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,10 @@ def damaged(state: State, damage: str) -> State:
         ("missing", r"generator\.blocks\.3\.conv1\.weight is missing"),
         ("shape", r"generator\.blocks\.3\.conv1\.weight is .*7.*expected"),
         ("unknown", r"generator\.blocks\.99\.weight is unknown"),
-        ("nan", r"not finite; first: generator\.blocks\.3\.conv1\.weight"),
+        ("nan", r"no finite real numbers; first: generator\.blocks\.3\.conv1\.weight"),
+        ("int", r"no finite real numbers; first: generator\.blocks\.3\.conv1\.weight"),
+        ("complex", r"no finite real numbers; first: generator\.blocks\.3\.conv1\.weight"),
+        ("sparse", r"no finite real numbers; first: generator\.blocks\.3\.conv1\.weight"),
     ],
 )
 def test_a_checkpoint_at_fault_is_refused_by_its_first_tensor(
@@ -108,8 +114,50 @@ def test_another_network_a_truncated_file_and_a_folder_are_refused(shared: Path,
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_prior_does_not_leave(tmp_path: Path) -> None:
-    save_model(tmp_path / "dam", torch.nn.Linear(2, 2), Card(kind="dam", config={}, steps=1))
-    with pytest.raises(WeightsError, match="holds a dam"):
-        export_checkpoint(tmp_path / "dam", tmp_path / "dam.pth")
-    assert not (tmp_path / "dam.pth").exists()
+@pytest.mark.parametrize("kind", ["codeformer", "vqautoencoder"])
+def test_a_network_as_initialised_is_refused(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    model = (CodeFormer if kind == "codeformer" else VQAutoEncoder)(OFFICIAL_NETWORK, OFFICIAL_SIZE)
+    torch.save(model.state_dict(), tmp_path / "c.pth")
+    with pytest.raises(WeightsError, match=r"c\.pth: was never trained"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_what_is_no_official_prior_does_not_leave(shared: Path, tmp_path: Path) -> None:
+    def refused(named: str, folder: str = "p", file: str = "out.pth") -> None:
+        with pytest.raises(WeightsError, match=named):
+            export_checkpoint(tmp_path / folder, tmp_path / file)
+        assert not (tmp_path / "out.pth").exists()
+
+    save_model(tmp_path / "p", torch.nn.Linear(2, 2), Card(kind="dam", config={}, steps=1))
+    refused("holds a dam")
+    card = Card(kind="codeformer", config=network_config(NETWORK, SIZE), steps=1)
+    save_model(tmp_path / "p", CodeFormer(NETWORK, SIZE), card)
+    refused(r"p \(the published codeformer\): \d+ mismatches")
+    torch.save(published(shared, "VQAutoEncoder"), tmp_path / "c.pth")
+    state, card = read_checkpoint(tmp_path / "c.pth")
+    save_model(tmp_path / "p", state, card)
+    refused("a folder; name the .pth to write", file="p")
+    save_model(tmp_path / "p", state, dataclasses.replace(card, steps=0))
+    refused("never trained")
+
+
+def test_the_commands_say_in_a_line_what_is_wrong(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(published(shared, "VQAutoEncoder"), tmp_path / "c.pth")
+    (tmp_path / "file").write_text("in the way")
+    for arguments in (["import", "c.pth", "file"], ["export", "out.pth", "--prior", "c.pth"]):
+        words = [arguments[0], *(w if w.startswith("-") else str(tmp_path / w) for w in arguments[1:])]
+        assert main(["prior", *words]) == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert str(tmp_path) in line
+
+
+def test_without_a_place_the_import_goes_to_models(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(published(shared, "VQAutoEncoder"), tmp_path / "c.pth")
+    monkeypatch.chdir(tmp_path)
+    assert main(["prior", "import", "c.pth"]) == 0
+    assert read_card("models/vqautoencoder").parameters == 63_740_099

@@ -264,10 +264,70 @@ def test_discriminator_joins_at_its_step(batch: dict[str, Tensor]) -> None:
     assert all(not value.requires_grad for value in late.logs.values())
 
 
+def test_unused_codes_move_until_the_discriminator_starts(batch: dict[str, Tensor]) -> None:
+    network = dataclasses.replace(NETWORK, codebook_size=600)  # more codes than two faces have positions
+    objective = CodebookSpec(dataclasses.replace(CODEBOOK, revived_share=1.0), network, SIZE, "").build()
+    codes = objective.model.quantize.embedding.weight
+    for step, moves in ((4, True), (5, False)):
+        before = codes.detach().clone()
+        objective.step(batch, step)
+        assert codes.equal(before) is not moves, step
+
+
+def test_what_is_not_finite_is_left_to_the_engine_to_report(batch: dict[str, Tensor]) -> None:
+    objective = CodebookSpec(CODEBOOK, NETWORK, SIZE, "").build()
+    broken = objective.step({**batch, "hq": torch.full_like(batch["hq"], float("nan"))}, 0)
+    assert not broken.loss.isfinite()
+
+
+def test_the_loss_of_stage_one_is_its_terms_by_their_weights(batch: dict[str, Tensor]) -> None:
+    params = dataclasses.replace(CODEBOOK, perceptual_weight=0.3, adversarial_weight=0.7, revived_share=0.0)
+    objective = CodebookSpec(params, NETWORK, SIZE, "").build()
+    for step in (4, 5):
+        result = objective.step(batch, step)
+        logs = {name: value.item() for name, value in result.logs.items()}
+        assert result.fake is not None
+        assert logs["l1"] == pytest.approx((result.fake - batch["hq"]).abs().mean().item(), rel=1e-5)
+        expected = logs["l1"] + 0.3 * logs["perceptual"] + logs["codebook"]
+        if step == 5:
+            expected += 0.7 * logs["adaptive_weight"] * logs["adversarial"]
+            assert logs["adaptive_weight"] * logs["adversarial"] != 0
+        assert result.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_loss_of_stage_two_is_its_terms_by_their_weights(
+    prediction: CodePredictionSpec, batch: dict[str, Tensor]
+) -> None:
+    params = dataclasses.replace(PREDICTION, feature_weight=0.3, cross_entropy_weight=0.7)
+    result = dataclasses.replace(prediction, params=params).build().step(batch, 0)
+    expected = 0.3 * result.logs["feature"] + 0.7 * result.logs["cross_entropy"]
+    assert result.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_loss_of_stage_three_is_its_terms_by_their_weights(
+    fusion: FusionSpec, batch: dict[str, Tensor]
+) -> None:
+    codes = dataclasses.replace(PREDICTION, feature_weight=0.3, cross_entropy_weight=0.7)
+    params = dataclasses.replace(FUSION, perceptual_weight=0.4, adversarial_weight=0.6)
+    objective = dataclasses.replace(fusion, params=params, codes=codes).build()
+    for step in (0, 2, 6):
+        result = objective.step(batch, step)
+        logs = {name: value.item() for name, value in result.logs.items()}
+        expected = 0.3 * logs["feature"] + 0.7 * logs["cross_entropy"]
+        if step < 6:
+            assert result.fake is not None
+            assert logs["l1"] == pytest.approx((result.fake - batch["hq"]).abs().mean().item(), rel=1e-5)
+            expected += logs["l1"] + 0.4 * logs["perceptual"]
+        if step == 2:
+            expected += 0.6 * logs["adaptive_weight"] * logs["adversarial"]
+            assert logs["adaptive_weight"] * logs["adversarial"] != 0
+        assert result.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_code_prediction_starts_from_stage_one(prediction: CodePredictionSpec, stage_one: str) -> None:
     model, saved = prediction.build().model, VQAutoEncoder(NETWORK, SIZE)
     assert isinstance(model, CodeFormer)
-    load_weights(saved, stage_one)
+    load_weights(saved, stage_one, "vqautoencoder")
     state = model.state_dict()
     assert all(state[key].equal(value) for key, value in saved.state_dict().items())
 
@@ -361,8 +421,25 @@ def test_hand_off_refuses_untrained_and_foreign_weights(
     with pytest.raises(WeightsError, match=r"quantize\.embedding\.weight is \(16, 16\), expected \(32, 16\)"):
         dataclasses.replace(prediction, network=wider).build()
     another = save(tmp_path / "another", first, first.build().model)
-    with pytest.raises(WeightsError, match="its codebook is not that of"):
+    with pytest.raises(WeightsError, match=r"its quantize\.embedding\.weight is not that of"):
         dataclasses.replace(fusion, codebook=another).build()
+
+
+def test_stage_three_refuses_what_is_not_stage_two_of_its_stage_one(
+    tmp_path: Path, prediction: CodePredictionSpec, fusion: FusionSpec
+) -> None:
+    def refused(named: str, folder: str) -> None:
+        with pytest.raises(WeightsError, match=named):
+            dataclasses.replace(fusion, code_prediction=folder).build()
+
+    model = prediction.build().model
+    refused("never trained", save(tmp_path / "untrained", prediction, model, steps=0))
+    refused("holds a vqautoencoder, not a codeformer", fusion.codebook)
+    heads = dataclasses.replace(prediction, network=dataclasses.replace(NETWORK, transformer_heads=4))
+    refused("its card names another network", save(tmp_path / "heads", heads, heads.build().model))
+    with torch.no_grad():
+        model.generator.last_layer[0, 0, 0, 0] += 1
+    refused(r"its generator\.blocks\.\d+\.weight is not that of", save(tmp_path / "g", prediction, model))
 
 
 def test_specs_are_picklable_and_pictures_have_their_shape(

@@ -1,6 +1,7 @@
 """The joint forward: what its options may change, and what happens when memory runs out."""
 
 import logging
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -13,21 +14,26 @@ from cfpp.data.procedural.render import render
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.prior import load_prior
 from cfpp.synthesis.forward import JointForward
+from cfpp.training_params import NetworkParams
 from pipelines.prior import EMBEDDED
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def prior() -> CodeFormer:
+def randomised(network: NetworkParams, size: int) -> CodeFormer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = CodeFormer(NETWORK, SIZE)
+        model = CodeFormer(network, size)
         # a random encoder gives every position nearly the same code; this one tells them apart
         torch.nn.init.normal_(model.idx_pred_layer[1].weight, 0.0, 1.0)
         for block in model.fuse_convs_dict.values():  # fusing starts at changing nothing
             torch.nn.init.normal_(block.shift[2].weight, 0.0, 0.05)
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def prior() -> CodeFormer:
+    return randomised(NETWORK, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +46,15 @@ class Cramped:
 
     def __init__(self, room: int) -> None:
         self.room, self.seen = room, list[int]()
+        self.held: weakref.ref[Tensor] | None = None
 
     def restore_pair(self, lq: Tensor) -> tuple[Tensor, Tensor]:
         self.seen.append(len(lq))
         if len(lq) > self.room:
+            held = lq.clone()
+            self.held = weakref.ref(held)  # what a failed forward has computed so far
             raise torch.OutOfMemoryError("no room")
+        assert self.held is None or self.held() is None, "the failed batch still takes its memory"
         return -lq, lq.flip(3)
 
 
@@ -62,14 +72,12 @@ def test_it_is_the_two_separate_forwards(prior: CodeFormer, faces: np.ndarray) -
 def test_a_layout_and_a_compiler_are_used_and_change_nothing_that_can_be_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = replace(NETWORK, multipliers=(1, 1))
-        small = CodeFormer(network, 32).eval().requires_grad_(False)
+    small = randomised(replace(NETWORK, multipliers=(1, 1), fuse=(32,)), 32)
     faces = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     compiled, compile_ = [], torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or compile_(function))
     plain = JointForward(small, CPU)(faces)
+    assert (plain.id != plain.gp).any()
     weight = small.encoder.blocks[0].weight
     for option in ({"channels_last": True}, {"compiled": True}):
         other = JointForward(small, CPU, **option)(faces)

@@ -13,7 +13,8 @@ from tiny_shards import Face, write_stage
 
 from cfpp.config import Params, load_params
 from cfpp.data.pictures import encode_png
-from cfpp.models.weights import file_sha256, read_card
+from cfpp.files import file_digest
+from cfpp.models.weights import read_card
 from cfpp.training.curves import columns_of
 from cfpp.training.sinks import Silent
 from pipelines.prior_training import train_prior
@@ -118,7 +119,7 @@ def test_every_boundary_under_two_workers_is_that_of_one(tmp_path: Path) -> None
 
     # The hand-off is on record, and is that of the files.
     folders = {path.name.split("-")[0]: path / "model" for path in (tmp_path / "two" / RUNS).iterdir()}
-    weights = {name: file_sha256(path / "model.safetensors") for name, path in folders.items()}
+    weights = {name: file_digest(path / "model.safetensors") for name, path in folders.items()}
     assert read_card(folders["codebook"]).started_from == {}
     assert read_card(folders["code_prediction"]).started_from == {"codebook": weights["codebook"]}
     assert cards["two"].started_from == {name: weights[name] for name in ("codebook", "code_prediction")}

@@ -70,7 +70,7 @@ class VectorQuantizer(nn.Module):
         unused[indices] = False
         moving = (unused & (torch.rand(len(codes), device=codes.device) < share)).nonzero()[:, 0]
         moving = moving[: len(nearest)]
-        if len(moving):
+        if len(moving) and nearest.isfinite().all():  # otherwise the loss will say so
             chances = nearest.clamp_min(0) + nearest.mean().clamp_min(1e-6) * 1e-3
             rows = latent.float().permute(0, 2, 3, 1).flatten(0, 2)
             codes[moving] = rows[torch.multinomial(chances, len(moving))].to(codes.dtype)
