@@ -102,6 +102,7 @@ class DegradationParams:
 @dataclass(frozen=True, kw_only=True)
 class PriorParams:
     kind: Literal["codeformer", "folder"]
+    lq_folder: str
     id_folder: str
     gp_folder: str
     source: Literal["embedded", "train", "checkpoint"]
@@ -118,7 +119,7 @@ class PriorParams:
             "name a file or folder when prior.source is checkpoint",
             self.checkpoint,
         )
-        for name in ("id_folder", "gp_folder"):
+        for name in ("lq_folder", "id_folder", "gp_folder"):
             given = bool(getattr(self, name))
             require(self.kind != "folder" or given, name, "name a folder when prior.kind is folder", "")
 

@@ -25,7 +25,7 @@ from cfpp.errors import MendableError
 from cfpp.evaluation.bootstrap import Bootstrap
 from cfpp.evaluation.measure import Figures, build_instruments
 from cfpp.evaluation.metrics import METRICS
-from cfpp.evaluation.table import differences, figure_rows, means
+from cfpp.evaluation.table import difference, differences, figure_rows, means
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.prior import load_prior, load_stage_one, network_of
 from cfpp.models.weights import WeightsError, read_card
@@ -108,6 +108,7 @@ def measure(
     summary = {
         "pictures": means(table, bootstrap, kinds),
         "differences": differences(table, bootstrap, COMPARISONS),
+        "texture_gp_over_id": difference(table, bootstrap, "gp", "id", "texture"),
         "codebook": None if counts is None else code_statistics(counts),
         "instruments": instruments.names(),
         "unavailable": instruments.unavailable(),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cfpp.config import Params
 from cfpp.synthesis.degraded import HELD_OUT_VARIANTS, degrader
-from cfpp.synthesis.folder_prior import folder_config_hash, folder_spec, folders_of, plan_folder
+from cfpp.synthesis.folder_prior import count_faults, folder_config_hash, folder_spec, folders_of, plan_folder
 from cfpp.synthesis.restored import restored_config_hash, restored_spec
 from cfpp.synthesis.shards_job import JobReport, ShardTask, WorkerSpec, process_shards
 from cfpp.synthesis.tars import plan_from
@@ -54,6 +54,8 @@ def synthesize(params: Params, root: Path) -> tuple[JobReport, dict[str, object]
         use_gpu=section.use_gpu and params.prior.kind == "codeformer",
         max_quarantine_ratio=params.data.max_quarantine_ratio,
     )
+    if params.prior.kind == "folder":
+        facts |= count_faults(report.manifest.refused())
     return report, facts
 
 

@@ -75,6 +75,15 @@ def differences(
     return paired
 
 
+def difference(
+    rows: pd.DataFrame, bootstrap: Bootstrap, first: str, second: str, metric: str
+) -> dict[str, Any]:
+    """{mean, low, high, n, people} of a metric's paired differences, its values taken as they are."""
+    a, b = _ordered(rows, first), _ordered(rows, second)
+    x, y = (frame[metric].to_numpy(dtype=np.float64) for frame in (a, b))
+    return plain(bootstrap.difference(x, y, a["person"].tolist(), f"{first}-{second}", f"{metric} as it is"))
+
+
 def alignment(rows: pd.DataFrame, bootstrap: Bootstrap) -> dict[str, Any] | None:
     """By which share DAM lowers the distance of I_G's landmarks to I_F's; None without landmarks.
 

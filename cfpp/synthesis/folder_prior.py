@@ -1,29 +1,37 @@
 """The synthesize stage with any other prior: I_F and I_G are read from two folders that it filled.
 
 The pictures are called {key}.{variant}.png (or with another of `SUFFIXES`), as `cfpp prior inputs` calls the
-degraded faces which that prior is to restore.
+degraded faces which that prior is to restore. Those stay in a third folder: they prove that the pictures
+belong to the faces as this run degrades them, and not to those of other params.
 """
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from cfpp.config import Params
 from cfpp.data.fingerprint import fingerprint
+from cfpp.data.manifest import QuarantineRow
 from cfpp.data.pictures import Picture, PictureError, decode, decode_photo
 from cfpp.data.shards import DataError, read_shard
 from cfpp.files import file_digest
-from cfpp.synthesis.degraded import Degrader, degrader
+from cfpp.synthesis.degraded import Degraded, Degrader, degrader
 from cfpp.synthesis.shards_job import Made, Refused, ShardTask, reason_of
 from cfpp.synthesis.tars import keys_of, plan_from
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-SYMBOLS = {"id": "I_F", "gp": "I_G"}
+SYMBOLS = {"lq": "I_LQ", "id": "I_F", "gp": "I_G"}
+FAULTS = ("missing", "wrong-sized", "unreadable", "stale")
 _NAMED = 3
+_FAULT = re.compile(rf"({'|'.join(SYMBOLS.values())}) of \S+ is ({'|'.join(FAULTS)})")
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class FolderTask(ShardTask):
 
     Attributes:
         source, source_sha256: the input shard and its content.
-        files: per column (id, gp) the path of each picture by its name, {key}.{variant}.
+        files: per column (lq, id, gp) the path of each picture by its name, {key}.{variant}.
     """
 
     source: str
@@ -81,31 +89,55 @@ class FolderWorker:
         return keys_of(task.source)
 
     def process(self, task: FolderTask) -> Iterator[Made | Refused]:
-        """Each face with all its variants, or refused whole with the first picture at fault."""
+        """Each face with all its variants, or refused whole with every picture at fault."""
         place = f"{task.split}/{Path(task.source).name}"
         for key, members in read_shard(Path(task.source), task.source_sha256):
             try:
                 made: dict[str, bytes] = {}
+                faults: list[str] = []
                 for item in self.spec.degrader.degrade(key, decode(members["hq.png"]), task.split):
-                    pair = (self._read(task, column, item.name) for column in SYMBOLS)
-                    made |= item.members(*pair)
+                    pictures = {column: self._read(task, column, item, faults) for column in SYMBOLS}
+                    if not faults:
+                        made |= item.members(pictures["id"], pictures["gp"])
+                if faults:
+                    raise PictureError("; ".join(faults))
                 yield Made(key, made)
             except Exception as error:  # one face must not cost the others theirs
                 yield Refused(key, place, reason_of(error))
 
-    def _read(self, task: FolderTask, column: str, name: str) -> Picture:
-        symbol, path = SYMBOLS[column], task.files[column].get(name)
+    def _read(self, task: FolderTask, column: str, item: Degraded, faults: list[str]) -> Picture:
+        """The picture of a column; what is wrong with it is added to ``faults``."""
+        path, size, fault = task.files[column].get(item.name), self.spec.size, ""
+        picture = item.picture
         if path is None:
-            raise PictureError(f"{symbol} of {name} is missing")
-        try:
-            picture = decode_photo(Path(path).read_bytes())
-        except (PictureError, OSError) as error:
-            raise PictureError(f"{symbol} of {name}: {error}") from error
-        height, width = picture.shape[:2]
-        if (height, width) != (self.spec.size, self.spec.size):
-            side = self.spec.size
-            raise PictureError(f"{symbol} of {name} is {width} x {height} pixels, expected {side} x {side}")
+            fault = "missing"
+        else:
+            try:
+                picture = decode_photo(Path(path).read_bytes())
+            except (PictureError, OSError) as error:
+                fault = f"unreadable ({error})"
+            else:
+                height, width = picture.shape[:2]
+                if (height, width) != (size, size):
+                    fault = f"wrong-sized ({width} x {height} pixels, expected {size} x {size})"
+                elif column == "lq" and not np.array_equal(picture, item.picture):
+                    fault = (
+                        "stale (this run degrades the face otherwise: write the inputs anew, restore them)"
+                    )
+        if fault:
+            faults.append(f"{SYMBOLS[column]} of {item.name} is {fault}")
         return picture
+
+
+def count_faults(refused: Iterable[QuarantineRow]) -> dict[str, int]:
+    """Of the pictures that cost their faces: how many of each column were missing, wrong-sized, ..."""
+    found = Counter(match for row in refused for match in _FAULT.findall(row.reason))
+    return {
+        f"{column}_{fault.replace('-', '_')}": found[symbol, fault]
+        for column, symbol in SYMBOLS.items()
+        for fault in FAULTS
+        if fault != "stale" or column == "lq"
+    }
 
 
 def folder_spec(params: Params) -> FolderSpec:
@@ -119,7 +151,7 @@ def folder_config_hash(params: Params) -> str:
 
 
 def plan_folder(shards: Path, folders: Mapping[str, Path], degrader: Degrader) -> FolderPlan:
-    """Match the pictures of ``folders`` (columns id and gp) with the faces of ``shards``, the stage's folder.
+    """Match the pictures of ``folders`` (columns lq, id, gp) with the faces of the stage folder ``shards``.
 
     Surplus pictures, of no face or variant of the shards, are counted and the first named in the log; missing
     ones cost their face, with its reason, when its shard is made.
@@ -172,7 +204,7 @@ def _pictures(column: str, folder: Path) -> dict[str, Path]:
         )
     pictures: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
             if path.stem in pictures:
                 raise DataError(f"{path} and {pictures[path.stem].name} are the same picture; remove one")
             pictures[path.stem] = path
@@ -180,5 +212,6 @@ def _pictures(column: str, folder: Path) -> dict[str, Path]:
 
 
 def folders_of(params: Params, root: Path) -> dict[str, Path]:
-    """The two folders that the params name, by column; a relative one is the project's."""
-    return {"id": root / params.prior.id_folder, "gp": root / params.prior.gp_folder}
+    """The three folders that the params name, by column; a relative one is the project's."""
+    prior = params.prior
+    return {"lq": root / prior.lq_folder, "id": root / prior.id_folder, "gp": root / prior.gp_folder}

@@ -192,14 +192,14 @@ def test_pictures_from_elsewhere_go_through_the_graph_as_the_priors_own_do(proje
         }
 
     before = restored()
-    for place, name in ((1, "identity"), (2, "generative")):
+    for place, name in enumerate(("degraded", "identity", "generative")):
         (folder / name).mkdir()
         for (key, variant), pictures in before.items():
             (folder / name / f"{key}.{variant}.png").write_bytes(pictures[place])
     (folder / "identity" / "surplus.0.png").write_bytes(pictures[1])
     params = folder / "params.yaml"
     text = params.read_text().replace("kind: codeformer ", "kind: folder ")
-    for column, name in (("id", "identity"), ("gp", "generative")):
+    for column, name in (("lq", "degraded"), ("id", "identity"), ("gp", "generative")):
         text = text.replace(f'{column}_folder: ""', f"{column}_folder: {name}")
     params.write_text(text)
     ran = project.repro()

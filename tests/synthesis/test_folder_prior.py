@@ -17,7 +17,7 @@ from cfpp.data.pictures import Picture, encode_png
 from cfpp.data.samples import SampleStore
 from cfpp.data.shards import DataError
 from cfpp.synthesis.degraded import degrader
-from cfpp.synthesis.folder_prior import FolderPlan, folder_spec, plan_folder
+from cfpp.synthesis.folder_prior import FolderPlan, count_faults, folder_spec, plan_folder
 from cfpp.synthesis.shards_job import make_shard
 
 SIZE = 64
@@ -40,7 +40,7 @@ def picture(name: str, column: str) -> Picture:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path: Path, params: Params) -> Path:
     """Clean faces, and a folder of I_F (png) and of I_G (png and webp) that fit them."""
     meta = json.dumps({"identity": "x", "source": "x"}).encode()
     faces = {
@@ -52,11 +52,15 @@ def project(tmp_path: Path) -> Path:
         (tmp_path / column).mkdir()
         for name in NAMES:
             (tmp_path / column / f"{name}.png").write_bytes(encode_png(picture(name, column)))
+    (tmp_path / "lq").mkdir()
+    for split, keys in KEYS.items():
+        for item in [i for key in keys for i in degrader(params).degrade(key, picture(key, "hq"), split)]:
+            (tmp_path / "lq" / f"{item.name}.png").write_bytes(encode_png(item.picture))
     return tmp_path
 
 
 def plan(project: Path, params: Params) -> FolderPlan:
-    folders = {"id": project / "id", "gp": project / "gp"}
+    folders = {column: project / column for column in ("lq", "id", "gp")}
     return plan_folder(project / "data/shards", folders, degrader(params))
 
 
@@ -84,7 +88,7 @@ def test_pictures_reach_the_shards_as_they_are(project: Path, params: Params) ->
     facts = plan(project, params).facts
     assert facts == {
         f"{column}_{what}": count
-        for column in ("id", "gp")
+        for column in ("lq", "id", "gp")
         for what, count in (("asked", 7), ("found", 7), ("missing", 0), ("surplus", 0))
     }
 
@@ -93,24 +97,64 @@ def small(path: Path) -> None:
     path.write_bytes(encode_png(np.zeros((32, 48, 3), np.uint8)))
 
 
+def dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere.png")
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 @pytest.mark.parametrize(
-    ("harm", "reason"),
+    ("harm", "reason", "fault"),
     [
-        (Path.unlink, r"I_G of b\.1 is missing"),
-        (small, r"I_G of b\.1 is 48 x 32 pixels, expected 64 x 64"),
-        (lambda path: path.write_bytes(b""), r"I_G of b\.1: empty file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:300]), r"I_G of b\.1: .*truncated"),
+        (Path.unlink, r"missing", "gp_missing"),
+        (dangling, r"missing", "gp_missing"),
+        (folder, r"missing", "gp_missing"),
+        (small, r"wrong-sized \(48 x 32 pixels, expected 64 x 64\)", "gp_wrong_sized"),
+        (lambda path: path.write_bytes(b""), r"unreadable \(empty file\)", "gp_unreadable"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:300]),
+            r"unreadable \(.*truncated",
+            "gp_unreadable",
+        ),
     ],
 )
 def test_a_picture_at_fault_costs_its_face_and_no_other(
-    project: Path, params: Params, harm: Callable[[Path], None], reason: str
+    project: Path, params: Params, harm: Callable[[Path], None], reason: str, fault: str
 ) -> None:
     harm(project / "gp" / "b.1.png")
     manifest = make(project, params)
     [refused] = manifest.refused()
     assert (refused.key, refused.source) == ("b", "train/00000.tar")
-    assert re.search(reason, refused.reason), refused.reason
+    assert re.search(r"I_G of b\.1 is " + reason, refused.reason), refused.reason
+    counts = count_faults(manifest.refused())
+    assert {name for name, count in counts.items() if count} == {fault}
+    assert sum(counts.values()) == 1
     assert {row.split: row.count for row in manifest.shards.values()} == {"train": 2, "test": 1}
+
+
+def test_every_picture_at_fault_is_named_and_counted(project: Path, params: Params) -> None:
+    (project / "id" / "b.0.png").unlink()
+    small(project / "gp" / "b.1.png")
+    small(project / "gp" / "c.0.png")
+    manifest = make(project, params)
+    reasons = {row.key: row.reason for row in manifest.refused()}
+    assert "I_F of b.0 is missing; I_G of b.1 is wrong-sized" in reasons["b"]
+    assert set(reasons) == {"b", "c"}
+    counts = count_faults(manifest.refused())
+    assert {name: count for name, count in counts.items() if count} == {"id_missing": 1, "gp_wrong_sized": 2}
+
+
+def test_pictures_of_faces_degraded_otherwise_are_stale(project: Path, params: Params) -> None:
+    assert make(project, params).refused() == []
+    other = replace(params, run=replace(params.run, seed=params.run.seed + 1))
+    refused = make(project, other).refused()
+    assert {row.key for row in refused} == {"a", "b", "c", "d"}
+    assert all("I_LQ" in row.reason and "is stale" in row.reason for row in refused)
+    assert count_faults(refused)["lq_stale"] == 7
 
 
 def test_missing_and_surplus_pictures_are_counted(
@@ -153,10 +197,10 @@ def test_folders_that_cannot_be_meant_are_refused(project: Path, params: Params)
         path.rename(path.with_name("restored_" + path.name))
     with pytest.raises(DataError, match=r"gp: none of its 7 pictures .* expected a\.0\.png"):
         plan(project, params)
-    folders = {"id": project / "id", "gp": project / "nowhere"}
+    folders = {"lq": project / "lq", "id": project / "id", "gp": project / "nowhere"}
     with pytest.raises(DataError, match=r"prior\.gp_folder must hold I_G"):
         plan_folder(project / "data/shards", folders, degrader(params))
     tree = to_dict(params)
-    tree["prior"] |= {"kind": "folder", "id_folder": "x"}
+    tree["prior"] |= {"kind": "folder", "lq_folder": "w", "id_folder": "x"}
     with pytest.raises(ParamsError, match=r"prior\.gp_folder"):
         parse_params(tree)
