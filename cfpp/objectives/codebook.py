@@ -98,8 +98,9 @@ class CodebookObjective(CodedObjective):
     """L1, perceptual, codebook and (from ``discriminator_start`` on) balanced hinge loss.
 
     Codes start at +-1/K, far inside the latents, so that a few would take all of them and short trainings
-    would never recover. Therefore unused codes are moved onto the first batch's latents, and, each with the
-    chance ``revived_share`` per step, onto later ones until the discriminator starts. At 0 none is ever
+    would never recover. Therefore codes which the step's faces leave unused are moved onto the first
+    batch's latents, and, each with the chance ``revived_share`` per step, onto later ones until the
+    discriminator starts. At 0 none is ever
     moved, as in the reference, whose trainings are long.
     """
 
@@ -140,9 +141,15 @@ class CodebookObjective(CodedObjective):
         return StepResult(loss=loss, logs=logs, fake=picture, real=hq)
 
     def _revive(self, latent: Tensor, share: float) -> None:
-        self.model.quantize.revive(latent, share)
-        if dist.is_available() and dist.is_initialized():  # each worker moved codes onto its own faces
-            dist.broadcast(self.model.quantize.embedding.weight.detach(), src=0)
+        quantize, shared = self.model.quantize, dist.is_available() and dist.is_initialized()
+        unused = quantize.unused(latent)
+        if shared:  # unused by the faces of every worker
+            everywhere = unused.int()
+            dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
+            unused = everywhere.bool()
+        quantize.revive(latent, unused & (torch.rand(len(unused), device=unused.device) < share))
+        if shared:  # each moved them onto its own faces
+            dist.broadcast(quantize.embedding.weight.detach(), src=0)
 
     def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """PSNR (dB), perceptual distance and use of the codebook on held-out faces."""

@@ -1,6 +1,7 @@
 """The prior's joint forward as the synthesize stage runs it: device, precision, layout, memory."""
 
 import logging
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -99,6 +100,7 @@ class JointForward:
             return None
 
     def _restore(self, lq: Picture) -> Restored:
+        before = self._high_water()
         faces = to_tensor(lq)
         if self.device.type == "cuda":
             faces = faces.pin_memory()
@@ -108,8 +110,19 @@ class JointForward:
             i_f, i_g = self._pair(faces)
         finite = finite_rows(i_f) & finite_rows(i_g)
         restored = Restored(to_pictures(i_f), to_pictures(i_g), finite.numpy())
-        if self.device.type == "cuda" and not self._reported:
+        if not self._reported:
             self._reported = True
-            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
-            log.info("%d faces at a time: peak memory %.0f MiB, %.0f a face", len(lq), peak, peak / len(lq))
+            peak, count = self._high_water(), len(lq)
+            log.info(
+                "%d faces at a time: memory %.0f MiB at the peak, %.1f a face",
+                count,
+                peak,
+                (peak - before) / count,
+            )
         return restored
+
+    def _high_water(self) -> float:
+        """The most memory, MiB, that the GPU's tensors have taken, or on the CPU the whole process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
@@ -205,9 +206,11 @@ def test_revived_codes_lie_on_the_latent() -> None:
     latent = torch.randn(1, 4, 5, 5)
     before = quantize(latent)
     kept = quantize.embedding.weight[0].clone()
-    quantize.revive(latent, 0.0)
+    unused = quantize.unused(latent)
+    assert unused.tolist() == [False] + [True] * 7
+    quantize.revive(latent, torch.zeros(8, dtype=torch.bool))
     assert quantize(latent).indices.equal(before.indices)
-    quantize.revive(latent, 1.0)
+    quantize.revive(latent, unused)
     rows = latent.permute(0, 2, 3, 1).reshape(-1, 4)
     codes = quantize.embedding.weight
     assert codes[0].equal(kept)
@@ -220,7 +223,7 @@ def test_revives_no_code_that_is_in_use() -> None:
     with torch.no_grad():
         quantize.embedding.weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], [9.0, 9.0]]))
     latent = torch.tensor([[0.1, 0.9, 0.2], [0.1, 0.9, 0.2]]).view(1, 2, 1, 3)
-    quantize.revive(latent, 1.0)
+    quantize.revive(latent, quantize.unused(latent))
     assert quantize.embedding.weight[:2].equal(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
     assert quantize.embedding.weight[2, 0] < 1
 
@@ -272,6 +275,26 @@ def test_unused_codes_move_until_the_discriminator_starts(batch: dict[str, Tenso
         before = codes.detach().clone()
         objective.step(batch, step)
         assert codes.equal(before) is not moves, step
+
+
+def test_a_code_that_another_worker_uses_stays(
+    batch: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = dataclasses.replace(NETWORK, codebook_size=600)
+    objective = CodebookSpec(dataclasses.replace(CODEBOOK, revived_share=1.0), network, SIZE, "").build()
+    codes = objective.model.quantize.embedding.weight
+    before = codes.detach().clone()
+
+    def all_reduce(unused: Tensor, op: object) -> None:
+        assert op == dist.ReduceOp.MIN
+        unused[:300] = 0  # the other worker's faces use these
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(dist, "broadcast", lambda weight, src: None)
+    objective.step(batch, 1)
+    assert codes[:300].equal(before[:300])
+    assert not codes[300:].equal(before[300:])
 
 
 def test_what_is_not_finite_is_left_to_the_engine_to_report(batch: dict[str, Tensor]) -> None:

@@ -1,6 +1,7 @@
 """The joint forward: what its options may change, and what happens when memory runs out."""
 
 import logging
+import re
 import weakref
 from dataclasses import replace
 
@@ -111,6 +112,25 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     cramped.seen.clear()
     assert (forward(faces).gp == faces[:, :, ::-1]).all()
     assert cramped.seen == [2, 2, 1], "it must remember"
+
+
+def test_the_peak_of_memory_is_told_once_and_again_after_halving(
+    faces: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        found = re.findall(
+            r"(\d+) faces at a time: memory \d+ MiB at the peak, -?\d+\.\d a face", caplog.text
+        )
+        caplog.clear()
+        return found
+
+    forward = JointForward(Cramped(room=5), CPU)
+    with caplog.at_level(logging.INFO):
+        forward(faces)
+        forward(faces)
+        assert told() == ["5"]
+        forward(np.concatenate([faces, faces]))
+        assert told() == ["5"]
 
 
 def test_a_face_that_does_not_fit_alone_is_an_error(faces: np.ndarray) -> None:

@@ -58,22 +58,26 @@ class VectorQuantizer(nn.Module):
         return features.permute(0, 3, 1, 2).contiguous()
 
     @torch.no_grad()
-    def revive(self, latent: Tensor, share: float) -> None:
-        """Move codes that ``latent`` [B, C, H, W] leaves unused onto positions of it that no code is near.
+    def unused(self, latent: Tensor) -> Tensor:
+        """Which codes no position of ``latent`` [B, C, H, W] takes, bool [codes]."""
+        unused = torch.ones(self.embedding.num_embeddings, dtype=torch.bool, device=latent.device)
+        unused[self.encode(latent).flatten()] = False
+        return unused
 
-        Each unused code moves with probability ``share``, to a position drawn in proportion to its squared
-        distance from the nearest code (k-means++). Draws from torch's global generator.
+    @torch.no_grad()
+    def revive(self, latent: Tensor, codes: Tensor) -> None:
+        """Move ``codes`` (bool [codes]) onto positions of ``latent`` [B, C, H, W] that no code is near.
+
+        Each goes to a position drawn in proportion to its squared distance from the nearest code (k-means++),
+        from torch's global generator.
         """
-        nearest, indices = self.distances(latent).min(1)
-        codes = self.embedding.weight
-        unused = torch.ones(len(codes), dtype=torch.bool, device=codes.device)
-        unused[indices] = False
-        moving = (unused & (torch.rand(len(codes), device=codes.device) < share)).nonzero()[:, 0]
-        moving = moving[: len(nearest)]
+        nearest = self.distances(latent).amin(1)
+        moving = codes.nonzero()[: len(nearest), 0]
         if len(moving) and nearest.isfinite().all():  # otherwise the loss will say so
             chances = nearest.clamp_min(0) + nearest.mean().clamp_min(1e-6) * 1e-3
             rows = latent.float().permute(0, 2, 3, 1).flatten(0, 2)
-            codes[moving] = rows[torch.multinomial(chances, len(moving))].to(codes.dtype)
+            weight = self.embedding.weight
+            weight[moving] = rows[torch.multinomial(chances, len(moving))].to(weight.dtype)
 
     def forward(self, latent: Tensor) -> Quantized:
         """Quantise ``latent`` [B, C, H, W]."""
