@@ -93,10 +93,14 @@ class FolderWorker:
         place = f"{task.split}/{Path(task.source).name}"
         for key, members in read_shard(Path(task.source), task.source_sha256):
             try:
-                made: dict[str, bytes] = {}
-                faults: list[str] = []
+                made, faults = dict[str, bytes](), list[str]()
                 for item in self.spec.degrader.degrade(key, decode(members["hq.png"]), task.split):
-                    pictures = {column: self._read(task, column, item, faults) for column in SYMBOLS}
+                    pictures: dict[str, Picture] = {}
+                    for column, symbol in SYMBOLS.items():
+                        try:
+                            pictures[column] = self._read(task, column, item)
+                        except PictureError as fault:
+                            faults.append(f"{symbol} of {item.name} is {fault}")
                     if not faults:
                         made |= item.members(pictures["id"], pictures["gp"])
                 if faults:
@@ -105,27 +109,26 @@ class FolderWorker:
             except Exception as error:  # one face must not cost the others theirs
                 yield Refused(key, place, reason_of(error))
 
-    def _read(self, task: FolderTask, column: str, item: Degraded, faults: list[str]) -> Picture:
-        """The picture of a column; what is wrong with it is added to ``faults``."""
-        path, size, fault = task.files[column].get(item.name), self.spec.size, ""
-        picture = item.picture
+    def _read(self, task: FolderTask, column: str, item: Degraded) -> Picture:
+        """The picture of a column.
+
+        Raises:
+            PictureError: begins with one of FAULTS.
+        """
+        path, size = task.files[column].get(item.name), self.spec.size
         if path is None:
-            fault = "missing"
-        else:
-            try:
-                picture = decode_photo(Path(path).read_bytes())
-            except (PictureError, OSError) as error:
-                fault = f"unreadable ({error})"
-            else:
-                height, width = picture.shape[:2]
-                if (height, width) != (size, size):
-                    fault = f"wrong-sized ({width} x {height} pixels, expected {size} x {size})"
-                elif column == "lq" and not np.array_equal(picture, item.picture):
-                    fault = (
-                        "stale (this run degrades the face otherwise: write the inputs anew, restore them)"
-                    )
-        if fault:
-            faults.append(f"{SYMBOLS[column]} of {item.name} is {fault}")
+            raise PictureError("missing")
+        try:
+            picture = decode_photo(Path(path).read_bytes())
+        except (PictureError, OSError) as error:
+            raise PictureError(f"unreadable ({error})") from error
+        height, width = picture.shape[:2]
+        if (height, width) != (size, size):
+            raise PictureError(f"wrong-sized ({width} x {height} pixels, expected {size} x {size})")
+        if column == "lq" and not np.array_equal(picture, item.picture):
+            raise PictureError(
+                "stale (this run degrades the face otherwise: write the inputs anew, restore them)"
+            )
         return picture
 
 
