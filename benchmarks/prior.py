@@ -20,7 +20,7 @@ from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE, load_prior
 from cfpp.synthesis.forward import JointForward
 from pipelines.prior import EMBEDDED
 
-CPU_RUNS, GPU_BATCH = 3, 32
+CPU_RUNS, GPU_BATCH = 5, 32
 MATMUL_SIDE = 8192
 
 

@@ -94,8 +94,9 @@ class JointForward:
         """None if memory ran out; the error, whose frames hold what was computed, is gone by then."""
         try:
             return self._restore(lq)
-        except torch.OutOfMemoryError:
-            if len(lq) == 1:
+        except RuntimeError as error:  # cuBLAS and cuDNN have no type of their own for it
+            full = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+            if not full or len(lq) == 1:
                 raise
             return None
 

@@ -45,8 +45,10 @@ def faces() -> np.ndarray:
 class Cramped:
     """A prior in a memory that holds so many faces at a time. Restores by negating and by mirroring."""
 
-    def __init__(self, room: int) -> None:
-        self.room, self.seen = room, list[int]()
+    def __init__(
+        self, room: int, error: type[RuntimeError] = torch.OutOfMemoryError, message: str = "no room"
+    ) -> None:
+        self.room, self.seen, self.error, self.message = room, list[int](), error, message
         self.held: weakref.ref[Tensor] | None = None
 
     def restore_pair(self, lq: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +56,7 @@ class Cramped:
         if len(lq) > self.room:
             held = lq.clone()
             self.held = weakref.ref(held)  # what a failed forward has computed so far
-            raise torch.OutOfMemoryError("no room")
+            raise self.error(self.message)
         assert self.held is None or self.held() is None, "the failed batch still takes its memory"
         return -lq, lq.flip(3)
 
@@ -131,6 +133,13 @@ def test_the_peak_of_memory_is_told_once_and_again_after_halving(
         assert told() == ["5"]
         forward(np.concatenate([faces, faces]))
         assert told() == ["5"]
+
+
+def test_a_library_that_finds_no_memory_counts_and_no_other_failure(faces: np.ndarray) -> None:
+    cublas = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    assert (JointForward(Cramped(2, RuntimeError, cublas), CPU)(faces).gp == faces[:, :, ::-1]).all()
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        JointForward(Cramped(2, RuntimeError, "CUDA error: an illegal memory access"), CPU)(faces)
 
 
 def test_a_face_that_does_not_fit_alone_is_an_error(faces: np.ndarray) -> None:
