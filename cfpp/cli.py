@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         options.run(options)
-    except (MendableError, OSError) as error:  # an OSError names its file
+    except (MendableError, OSError) as error:  # what is wrong with a file or a disk can be mended, too
         print(f"cfpp {options.command}: {error}", file=sys.stderr)
         return 1
     return 0

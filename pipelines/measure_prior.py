@@ -108,7 +108,7 @@ def measure(
     summary = {
         "pictures": means(table, bootstrap, kinds),
         "differences": differences(table, bootstrap, COMPARISONS),
-        "texture_gp_over_id": difference(table, bootstrap, "gp", "id", "texture"),
+        "texture_gp_minus_id": difference(table, bootstrap, "gp", "id", "texture"),
         "codebook": None if counts is None else code_statistics(counts),
         "instruments": instruments.names(),
         "unavailable": instruments.unavailable(),

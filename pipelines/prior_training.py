@@ -10,7 +10,15 @@ from cfpp.config import to_dict
 from cfpp.data.shards import DataError
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.official import read_checkpoint
-from cfpp.models.weights import Card, WeightsError, check_fit, read_card, read_state, save_model
+from cfpp.models.weights import (
+    Card,
+    WeightsError,
+    check_fit,
+    check_trained,
+    read_card,
+    read_state,
+    save_model,
+)
 from cfpp.objectives.code_prediction import CodePredictionSpec
 from cfpp.objectives.codebook import CodebookSpec
 from cfpp.objectives.fusion import FusionSpec
@@ -148,8 +156,7 @@ def _bring_in_codebook(root: Path, source: str, network: NetworkParams, image_si
         state, card = read_checkpoint(path)
     if card.kind != "vqautoencoder":
         raise WeightsError(f"{path}: holds a {card.kind}, not a vqautoencoder; see prior.codebook.checkpoint")
-    if card.steps <= 0:
-        raise WeightsError(f"{path}: was never trained (0 steps on its card)")
+    check_trained(path, card)
     check_fit(path, VQAutoEncoder(network, image_size).state_dict(), state)
     folder = root / RUNS / "codebook-from-elsewhere" / "model"
     metrics = {f"codebook/{name}": value for name, value in card.metrics.items()}

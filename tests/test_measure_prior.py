@@ -76,7 +76,7 @@ def test_figures_are_those_of_the_pictures(project: Path, monkeypatch: pytest.Mo
     difference = summary["differences"]["id-gp"]["psnr"]["mean"]
     assert difference == pytest.approx(np.mean(by_hand["id"]) - np.mean(by_hand["gp"]), abs=0.01)
     texture = {name: summary["pictures"][name]["texture"]["mean"] for name in ("id", "gp")}
-    assert summary["texture_gp_over_id"]["mean"] == pytest.approx(texture["gp"] - texture["id"], abs=1e-4)
+    assert summary["texture_gp_minus_id"]["mean"] == pytest.approx(texture["gp"] - texture["id"], abs=1e-4)
     autoencoder, used, recon = measure_prior.load_codebook(Path("codebook"), Path("models/prior")), set(), []
     for number in range(12):
         hq = np.asarray(Image.open(f"faces/f{number:02d}.png"))

@@ -63,7 +63,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
     count, last = 0, ""
     with replacing(path) as partial:
         # With encoder=False bytes pass as they are; mtime=0 keeps the clock out of the file.
-        with webdataset.TarWriter(str(partial), encoder=False, mtime=0) as tar:
+        with partial.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, mtime=0) as tar:
             for key, members in samples:
                 if not KEY_PATTERN.fullmatch(key):
                     raise ValueError(f"key {key!r}: expected letters, digits, _ and -, at most 80")

@@ -10,7 +10,15 @@ from cfpp.files import file_digest, replacing
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE, network_config
-from cfpp.models.weights import Card, WeightsError, check_fit, read_card, read_state, save_model
+from cfpp.models.weights import (
+    Card,
+    WeightsError,
+    check_fit,
+    check_trained,
+    read_card,
+    read_state,
+    save_model,
+)
 
 # A bare checkpoint does not say how long it was trained, only that it was.
 UNKNOWN_STEPS = 1
@@ -84,14 +92,13 @@ def export_checkpoint(folder: str | Path, file: str | Path) -> int:
     file, card = Path(file), read_card(folder)
     if card.kind not in _KINDS:
         raise WeightsError(f"{folder}: holds a {card.kind}, not a codeformer or a vqautoencoder")
-    if card.steps <= 0:
-        raise WeightsError(f"{folder}: was never trained (0 steps on its card)")
+    check_trained(folder, card)
     if file.is_dir():
         raise WeightsError(f"{file}: a folder; name the .pth to write")
     state = _checked(folder, card.kind, read_state(folder))
     ordered = {key: state[key].float() for key in _published(card.kind).state_dict()}
-    with replacing(file) as partial:
-        torch.save({"params_ema": ordered}, partial)
+    with replacing(file) as partial, partial.open("wb") as stream:
+        torch.save({"params_ema": ordered}, stream)
     return len(ordered)
 
 
@@ -110,7 +117,7 @@ def _checked(source: str | Path, kind: str, state: Mapping[str, Tensor]) -> Mapp
 
 def _finite(value: Tensor) -> bool:
     dense = value.layout == torch.strided and not value.is_meta
-    return dense and value.is_floating_point() and bool(value.isfinite().all())
+    return dense and value.is_floating_point() and bool(value.float().isfinite().all())
 
 
 def _published(kind: str) -> nn.Module:

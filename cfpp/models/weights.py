@@ -80,7 +80,10 @@ def save_model(
         for key, value in state.items()
     }
     with replacing(folder / CARD_FILE) as note, replacing(folder / WEIGHTS_FILE) as weights:
-        save_file(tensors, weights)
+        try:
+            save_file(tensors, weights)
+        except SafetensorError as error:  # a full disk, or no right to write
+            raise OSError(f"{weights}: {error}") from error
         count = sum(value.numel() for value in tensors.values())
         card = dataclasses.replace(card, parameters=count, sha256=file_digest(weights))
         text = json.dumps(dataclasses.asdict(card), indent=2, sort_keys=True) + "\n"
@@ -177,12 +180,21 @@ def load_weights(model: nn.Module, folder: str | Path, kind: str) -> Card:
     card = read_card(folder)
     if card.kind != kind:
         raise WeightsError(f"{folder}: holds a {card.kind}, not a {kind}")
-    if card.steps <= 0:
-        raise WeightsError(f"{folder}: was never trained (0 steps on its card)")
+    check_trained(folder, card)
     state = read_state(folder)
     check_fit(folder, model.state_dict(), state)
     model.load_state_dict(state)
     return card
+
+
+def check_trained(source: str | Path, card: Card) -> None:
+    """Whether the model of ``source`` was trained at all, by its card.
+
+    Raises:
+        WeightsError: it was not.
+    """
+    if card.steps <= 0:
+        raise WeightsError(f"{source}: was never trained (0 steps on its card)")
 
 
 def check_fit(source: str | Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

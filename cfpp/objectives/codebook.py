@@ -98,10 +98,9 @@ class CodebookObjective(CodedObjective):
     """L1, perceptual, codebook and (from ``discriminator_start`` on) balanced hinge loss.
 
     Codes start at +-1/K, far inside the latents, so that a few would take all of them and short trainings
-    would never recover. Therefore codes which the step's faces leave unused are moved onto the first
-    batch's latents, and, each with the chance ``revived_share`` per step, onto later ones until the
-    discriminator starts. At 0 none is ever
-    moved, as in the reference, whose trainings are long.
+    would never recover. Therefore codes which a batch, over all workers, leaves unused are moved onto the
+    first batch's latents, and, each with the chance ``revived_share``, onto later ones until the
+    discriminator starts. At 0 none is ever moved, as in the reference, whose trainings are long.
     """
 
     model: VQAutoEncoder

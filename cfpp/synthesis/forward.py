@@ -1,6 +1,7 @@
 """The prior's joint forward as the synthesize stage runs it: device, precision, layout, memory."""
 
 import logging
+import re
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from cfpp.models.prior import Prior
 from cfpp.synthesis.tars import finite_rows
 
 log = logging.getLogger(__name__)
+
+_FULL = re.compile("OutOfMemory|ALLOC_FAILED|ALLOCATION_FAILED|out of memory")
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,7 @@ class JointForward:
         try:
             return self._restore(lq)
         except RuntimeError as error:  # cuBLAS and cuDNN have no type of their own for it
-            full = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
-            if not full or len(lq) == 1:
+            if not _FULL.search(f"{type(error).__name__} {error}") or len(lq) == 1:
                 raise
             return None
 

@@ -23,7 +23,7 @@ class RestoredSpec:
     """Recipe of a `RestoredWorker`.
 
     Attributes:
-        prior: folder or file of the prior's weights, absolute.
+        prior: model folder of the prior, absolute.
         degrader: makes the degraded faces.
         batch_size: pictures per forward of the prior.
         precision, channels_last, compiled: see `JointForward`.

@@ -217,7 +217,7 @@ def make_shard(task: ShardTask, worker: ShardWorker, folder: Path, config_hash: 
 
 def reason_of(error: Exception) -> str:
     """One line for the quarantine table."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:10_000]
 
 
 def _clean(folder: Path, manifest: Manifest, tasks: Sequence[ShardTask], todo: Sequence[ShardTask]) -> None:

@@ -53,8 +53,8 @@ def checkpoint_name(step: int) -> str:
 
 def write_state(state: State, path: Path) -> None:
     """`torch.save`, whole or not at all."""
-    with replacing(path) as partial:
-        torch.save(state, partial)
+    with replacing(path) as partial, partial.open("wb") as stream:
+        torch.save(state, stream)
 
 
 def read_state(path: Path) -> State:

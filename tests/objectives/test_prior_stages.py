@@ -291,8 +291,12 @@ def test_a_code_that_another_worker_uses_stays(
 
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "all_reduce", all_reduce)
-    monkeypatch.setattr(dist, "broadcast", lambda weight, src: None)
+    sent: list[tuple[Tensor, int]] = []
+    monkeypatch.setattr(dist, "broadcast", lambda weight, src: sent.append((weight.clone(), src)))
     objective.step(batch, 1)
+    [(weight, source)] = sent
+    assert source == 0
+    assert weight.equal(codes)
     assert codes[:300].equal(before[:300])
     assert not codes[300:].equal(before[300:])
 

@@ -135,9 +135,19 @@ def test_the_peak_of_memory_is_told_once_and_again_after_halving(
         assert told() == ["5"]
 
 
-def test_a_library_that_finds_no_memory_counts_and_no_other_failure(faces: np.ndarray) -> None:
-    cublas = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
-    assert (JointForward(Cramped(2, RuntimeError, cublas), CPU)(faces).gp == faces[:, :, ::-1]).all()
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "CUDA error: out of memory",
+    ],
+)
+def test_a_library_that_finds_no_memory_counts(faces: np.ndarray, message: str) -> None:
+    assert (JointForward(Cramped(2, RuntimeError, message), CPU)(faces).gp == faces[:, :, ::-1]).all()
+
+
+def test_no_other_failure_halves_the_batch(faces: np.ndarray) -> None:
     with pytest.raises(RuntimeError, match="illegal memory access"):
         JointForward(Cramped(2, RuntimeError, "CUDA error: an illegal memory access"), CPU)(faces)
 
