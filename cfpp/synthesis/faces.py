@@ -15,12 +15,10 @@ from cfpp.data.folder import Listing, list_faces, load_face, path_of
 from cfpp.data.pictures import PictureError, encode_png
 from cfpp.data.procedural.render import render
 from cfpp.data.split import FaceRef, plan_shards
-from cfpp.files import file_digest
+from cfpp.files import content_digest
 from cfpp.synthesis.shards_job import Made, Refused, ShardTask, reason_of
 
 log = logging.getLogger(__name__)
-
-UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -155,12 +153,5 @@ def _contents(params: DataParams, listing: Listing) -> dict[str, str]:
 
     sources = [face.source for face in listing.faces]
     with ThreadPoolExecutor(max_workers=8) as threads:
-        hashes = threads.map(lambda source: _content(path_of(Path(params.folder), source)), sources)
+        hashes = threads.map(lambda source: content_digest(path_of(Path(params.folder), source)), sources)
         return dict(zip(sources, tqdm(hashes, total=len(sources), unit="file", desc="hashing"), strict=True))
-
-
-def _content(path: Path) -> str:
-    try:
-        return file_digest(path)
-    except OSError:
-        return UNREADABLE  # the worker will refuse it and say why

@@ -20,7 +20,7 @@ from cfpp.data.fingerprint import fingerprint
 from cfpp.data.manifest import QuarantineRow
 from cfpp.data.pictures import Picture, PictureError, decode, decode_photo
 from cfpp.data.shards import DataError, read_shard
-from cfpp.files import file_digest
+from cfpp.files import content_digest
 from cfpp.synthesis.degraded import Degraded, Degrader, degrader
 from cfpp.synthesis.shards_job import Made, Refused, ShardTask, reason_of
 from cfpp.synthesis.tars import keys_of, plan_from
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SYMBOLS = {"lq": "I_LQ", "id": "I_F", "gp": "I_G"}
-FAULTS = ("missing", "wrong-sized", "unreadable", "stale")
+FAULTS = ("wrong-sized", "unreadable", "stale")
 ROUNDING = 0.5  # mean levels of 255 by which another kind of CPU may degrade a face differently
 _NAMED = 3
 _FAULT = re.compile(rf"({'|'.join(SYMBOLS.values())}) of \S+ is ({'|'.join(FAULTS)})")
@@ -114,7 +114,7 @@ class FolderWorker:
         """The picture of a column.
 
         Raises:
-            PictureError: begins with one of FAULTS.
+            PictureError: begins with missing, or with one of FAULTS.
         """
         path, size = task.files[column].get(item.name), self.spec.size
         if path is None:
@@ -140,7 +140,7 @@ def count_faults(refused: Iterable[QuarantineRow]) -> dict[str, int]:
         f"{column}_{fault.replace('-', '_')}": found[symbol, fault]
         for column, symbol in SYMBOLS.items()
         for fault in FAULTS
-        if fault != "missing" and (fault != "stale" or column == "lq")
+        if fault != "stale" or column == "lq"
     }
 
 
@@ -177,7 +177,7 @@ def plan_folder(shards: Path, folders: Mapping[str, Path], degrader: Degrader) -
         digest = hashlib.sha256(task.input_sha256.encode())
         for column, own in sorted(files.items()):
             for name, path in sorted(own.items()):
-                digest.update(f"\n{column} {name} {_digest(Path(path))}".encode())
+                digest.update(f"\n{column} {name} {content_digest(Path(path))}".encode())
         tasks.append(
             FolderTask(task.split, task.shard, digest.hexdigest(), task.source, task.input_sha256, files)
         )
@@ -199,13 +199,6 @@ def plan_folder(shards: Path, folders: Mapping[str, Path], degrader: Degrader) -
             f"{column}_surplus": len(surplus),
         }
     return FolderPlan(tasks, facts)
-
-
-def _digest(path: Path) -> str:
-    try:
-        return file_digest(path)
-    except OSError:
-        return "unreadable"  # the worker will refuse it and say why
 
 
 def _pictures(column: str, folder: Path) -> dict[str, Path]:
