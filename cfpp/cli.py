@@ -144,17 +144,20 @@ def _prior_inputs(options: argparse.Namespace) -> None:
 
     from cfpp.data.pictures import decode, encode_png
     from cfpp.data.shards import read_shard
+    from cfpp.storage import place_of
     from cfpp.synthesis.degraded import degrader
     from cfpp.synthesis.tars import plan_from
 
-    maker = degrader(load_params())
+    params = load_params()
+    maker = degrader(params)
     options.out.mkdir(parents=True, exist_ok=True)
     count = 0
-    for task in tqdm(plan_from(Path("data/shards")), unit="shard"):
-        for key, members in read_shard(Path(task.source), task.input_sha256):
-            for item in maker.degrade(key, decode(members["hq.png"]), task.split):
-                (options.out / f"{item.name}.png").write_bytes(encode_png(item.picture))
-                count += 1
+    for task in tqdm(plan_from(place_of(params.storage.root) / "data/shards"), unit="shard"):
+        with task.opened() as local:
+            for key, members in read_shard(Path(local.source), task.input_sha256):
+                for item in maker.degrade(key, decode(members["hq.png"]), task.split):
+                    (options.out / f"{item.name}.png").write_bytes(encode_png(item.picture))
+                    count += 1
     print(f"{options.out}: {count} degraded faces; restore them under the same names")
 
 

@@ -31,6 +31,28 @@ PILLOW_LIMIT = 178_956_970  # pixels beyond which Pillow opens no picture
 
 
 @dataclass(frozen=True, kw_only=True)
+class StorageParams:
+    root: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceParams:
+    """What one actor of a stage takes of the cluster, and how many actors there may be."""
+
+    cpus: float
+    gpus: float
+    memory_gb: float
+    min_actors: int
+    max_actors: int
+
+    def __post_init__(self) -> None:
+        not_negative(self, "cpus", "gpus", "memory_gb")
+        positive(self, "min_actors", "max_actors")
+        require(self.cpus + self.gpus > 0, "cpus", "be above 0 without gpus", self.cpus)
+        require(self.min_actors <= self.max_actors, "min_actors", "be max_actors or less", self.min_actors)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunParams:
     seed: int
     size: int
@@ -53,10 +75,10 @@ class DataParams:
     min_side: int
     max_pixels: int
     max_quarantine_ratio: float
-    workers: int
+    resources: ResourceParams
 
     def __post_init__(self) -> None:
-        positive(self, "identities", "shots", "shard_size", "min_side", "max_pixels", "workers")
+        positive(self, "identities", "shots", "shard_size", "min_side", "max_pixels")
         require(self.max_pixels <= PILLOW_LIMIT, "max_pixels", f"be {PILLOW_LIMIT} or less", self.max_pixels)
         fraction(self, "val_fraction", "test_fraction", "max_quarantine_ratio")
         held_out = self.val_fraction + self.test_fraction
@@ -131,22 +153,20 @@ class SynthesizeParams:
     precision: Literal["fp32", "bf16"]
     channels_last: bool
     compile: bool
-    use_gpu: bool
-    workers: int
+    resources: ResourceParams
 
     def __post_init__(self) -> None:
-        positive(self, "variants", "batch_size", "workers")
+        positive(self, "variants", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairParams:
     feather: float
     batch_size: int
-    use_gpu: bool
-    workers: int
+    resources: ResourceParams
 
     def __post_init__(self) -> None:
-        positive(self, "batch_size", "workers")
+        positive(self, "batch_size")
         fraction(self, "feather")
 
 
@@ -179,6 +199,7 @@ class MlflowParams:
 class Params:
     """The whole of params.yaml."""
 
+    storage: StorageParams
     run: RunParams
     data: DataParams
     degradation: DegradationParams

@@ -30,11 +30,3 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """Digest of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def content_digest(path: Path) -> str:
-    """sha256 of an input file, or "unreadable": it counts for what follows, and the worker says why."""
-    try:
-        return file_digest(path)
-    except OSError:
-        return "unreadable"

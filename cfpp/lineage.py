@@ -6,6 +6,7 @@ All functions read the project folder (the current one by default) and never fai
 import hashlib
 import json
 import logging
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = Path("data/shards/manifest.parquet")
 UNKNOWN = "unknown"
+GIT_COMMIT = "CFPP_GIT_COMMIT"  # environment variable: says it where the code travels alone
 
 # what `dvc repro` itself rewrites in a tracked file is a result, and params have a hash of their own: neither
 # is a change of the code
@@ -27,11 +29,11 @@ def git_commit(root: str | Path = ".") -> str:
     """Commit of the project in `root`, 40 hex digits; "-dirty" is appended when tracked files differ from it.
 
     dvc.lock, reports/ and params.yaml (see `params_hash`) do not count as dirt. "unknown" outside a
-    repository, before the first commit, or without git.
+    repository, before the first commit, or without git, unless CFPP_GIT_COMMIT says it.
     """
     commit = _git(root, "rev-parse", "--verify", "HEAD")
     if not commit:
-        return UNKNOWN
+        return os.environ.get(GIT_COMMIT, UNKNOWN)
     changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *_NO_CODE)
     return commit if changes == "" else f"{commit}-dirty"
 

@@ -28,7 +28,8 @@ from cfpp.lineage import lineage
 from cfpp.models.dam import load_dam
 from cfpp.models.tgrn import load_tgrn
 from cfpp.models.weights import read_card
-from pipelines.session import open_stage
+from cfpp.storage import Place
+from pipelines.session import Session, run_stage
 
 log = logging.getLogger("pipelines.evaluate")
 
@@ -37,22 +38,25 @@ MODELS = Path("models")
 
 
 def main() -> None:
-    with open_stage("evaluate", ray=False) as session:
-        summary, panels = evaluate(session.params, session.root)
-        session.log_metrics(flat(summary))
-        save(session.root / REPORTS / "faces.jpg", sheet(panels))
-        for name in ("metrics.json", "per_image.csv", "report.html", "faces.jpg"):
-            session.log_artifact(session.root / REPORTS / name)
+    run_stage("evaluate", work, ray=False)
 
 
-def evaluate(params: Params, root: Path) -> tuple[dict[str, Any], list[Panel]]:
-    """Measure the test split of the project in `root`, and write its reports.
+def work(session: Session) -> None:
+    summary, panels = evaluate(session.params, session.root, session.storage)
+    session.log_metrics(flat(summary))
+    save(session.root / REPORTS / "faces.jpg", sheet(panels))
+    for name in ("metrics.json", "per_image.csv", "report.html", "faces.jpg"):
+        session.log_artifact(session.root / REPORTS / name)
+
+
+def evaluate(params: Params, root: Path, storage: Place) -> tuple[dict[str, Any], list[Panel]]:
+    """Measure the test split in the storage by the models of the project in `root`, and write its reports.
 
     Returns:
         What metrics.json holds, and the faces shown in the report.
     """
     torch.set_num_threads(params.train_tgrn.train.threads)
-    store = SampleStore(root, "test", STORED)
+    store = SampleStore(storage, "test", STORED)
     domain: Domain = "procedural" if "landmarks68" in store[0].meta else "folder"
     instruments = build_instruments(domain, params.weights.root)
     restorer = load_restorer(root / MODELS, params.train_tgrn.train.use_gpu)
@@ -71,7 +75,7 @@ def evaluate(params: Params, root: Path) -> tuple[dict[str, Any], list[Panel]]:
             "confidence": params.evaluate.confidence,
             "bootstrap": params.evaluate.bootstrap,
             "texture_from": restorer.texture,
-            "data_manifest_sha256": Manifest.load(root / "data" / "pairs").sha256(),
+            "data_manifest_sha256": Manifest.load(storage / "data" / "pairs").sha256(),
         },
     }
     write_reports(root / REPORTS, summary, rows, panels, lineage(params, root))

@@ -71,7 +71,7 @@ def measure(
     Raises:
         MendableError: no faces, a face that cannot be read, or a prior that cannot be used.
     """
-    device, size = torch.device("cuda" if params.synthesize.use_gpu else "cpu"), params.run.size
+    device, size = torch.device("cuda" if params.synthesize.resources.gpus else "cpu"), params.run.size
     listing, network = list_faces(folder, params.data.identity_pattern).faces, load_prior(prior)
     if network.image_size != size:
         raise WeightsError(f"{prior}: for faces of {network.image_size} pixels, run.size is {size}")

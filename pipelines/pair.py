@@ -5,11 +5,11 @@ python -m pipelines.pair
 
 from pathlib import Path
 
-from cfpp.config import Params
 from cfpp.synthesis.pairs import MASK_KIND, pair_config_hash, pair_spec
 from cfpp.synthesis.shards_job import JobReport, process_shards
 from cfpp.synthesis.tars import plan_from
-from pipelines.session import open_stage
+from pipelines.session import Session, run_stage
+from pipelines.throughput import record
 
 RESTORED = Path("data/restored")
 PAIRS = Path("data/pairs")
@@ -18,22 +18,25 @@ REPORT = Path("reports/pair.json")
 
 
 def main() -> None:
-    with open_stage("pair") as session:
-        report = pair(session.params, session.root)
-        report.save(session.root / REPORT, {"mask": MASK_KIND})
-        session.log_metrics(report.speed())
-        session.log_artifact(session.root / REPORT)
+    run_stage("pair", work)
 
 
-def pair(params: Params, root: Path) -> JobReport:
-    """Bring `root`/data/pairs up to date; Ray must run."""
+def work(session: Session) -> None:
+    report = pair(session)
+    report.save(session.root / REPORT, {"mask": MASK_KIND})
+    record(session, report.speed())
+    session.log_artifact(session.root / REPORT)
+
+
+def pair(session: Session) -> JobReport:
+    """Bring data/pairs in the storage up to date; Ray must run."""
+    params = session.params
     return process_shards(
-        plan_from(root / RESTORED),
-        pair_spec(params, root / DAM),
-        root / PAIRS,
-        config_hash=pair_config_hash(params, root / DAM),
-        workers=params.pair.workers,
-        use_gpu=params.pair.use_gpu,
+        plan_from(session.storage / RESTORED),
+        pair_spec(params, session.shared(DAM)),
+        session.storage / PAIRS,
+        config_hash=pair_config_hash(params, session.root / DAM),
+        resources=params.pair.resources,
         max_quarantine_ratio=params.data.max_quarantine_ratio,
     )
 

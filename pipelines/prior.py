@@ -13,7 +13,7 @@ from cfpp.models.prior import load_prior, network_of
 from cfpp.models.weights import Card, WeightsError, read_card
 from cfpp.training.curves import Row
 from pipelines.prior_training import train_prior
-from pipelines.session import Session, open_stage
+from pipelines.session import Session, run_stage
 from pipelines.training import absolute, publish, report
 
 EMBEDDED = Path(cfpp.__file__).parent / "data" / "embedded" / "prior"
@@ -22,15 +22,18 @@ PRIOR = Path("models/prior")
 
 
 def main() -> None:
-    with open_stage("prior", ray=lambda params: params.prior.source == "train") as session:
-        if session.params.prior.source == "train":
-            weights, card, curves = train_prior(session)
-            publish(session, session.root / PRIOR, weights, card)
-            session.log_params({"perceptual": card.config["training"]["perceptual"]})
-            report(session, _figures(session.params, card), curves)
-        else:
-            checkpoint = Path(absolute(session.root, session.params.prior.checkpoint))
-            bring_in(session, EMBEDDED if session.params.prior.source == "embedded" else checkpoint)
+    run_stage("prior", work, ray=lambda params: params.prior.source == "train")
+
+
+def work(session: Session) -> None:
+    if session.params.prior.source == "train":
+        weights, card, curves = train_prior(session)
+        publish(session, session.root / PRIOR, weights, card)
+        session.log_params({"perceptual": card.config["training"]["perceptual"]})
+        report(session, _figures(session.params, card), curves)
+    else:
+        checkpoint = Path(absolute(session.root, session.params.prior.checkpoint))
+        bring_in(session, EMBEDDED if session.params.prior.source == "embedded" else checkpoint)
 
 
 def bring_in(session: Session, source: Path) -> None:

@@ -48,14 +48,14 @@ def train_prior(session: Session) -> tuple[Mapping[str, Tensor], Card, list[Row]
     params, root, prior = session.params, session.root.resolve(), session.params.prior
     network, size, weights_root = prior.network, params.run.size, absolute(root, params.weights.root)
     perceptual = perceptual_name(weights_root)
-    data = StoredFaces(str(root), flip=True, degradation=params.degradation)
+    data = StoredFaces(str(session.storage), flip=True, degradation=params.degradation)
 
     if prior.codebook.checkpoint:
-        codebook = _bring_in_codebook(root, absolute(root, prior.codebook.checkpoint), network, size)
+        codebook = _bring_in_codebook(session, absolute(root, prior.codebook.checkpoint), network, size)
     else:
         spec = CodebookSpec(prior.codebook, network, size, weights_root)
         codebook = _trained(session, "codebook", spec, prior.codebook, network, data=data, after=0)
-    first = str(codebook.folder)
+    first = codebook.folder
     store_codes(session, CodesSpec(first, network, size, prior.code_prediction.train.use_gpu), codebook.card)
     prediction = _trained(
         session,
@@ -68,7 +68,7 @@ def train_prior(session: Session) -> tuple[Mapping[str, Tensor], Card, list[Row]
         after=codebook.result.steps,
         started_from={"codebook": codebook.card},
     )
-    second = str(prediction.folder)
+    second = prediction.folder
     fusion = _trained(
         session,
         "fusion",
@@ -94,14 +94,13 @@ def train_prior(session: Session) -> tuple[Mapping[str, Tensor], Card, list[Row]
 
 def store_codes(session: Session, spec: CodesSpec, codebook: Card) -> None:
     """Bring data/codes up to date: the codes of every train and val face in that codebook; Ray must run."""
-    params, root = session.params, session.root
+    params, storage = session.params, session.storage
     report = process_shards(
-        [task for task in plan_from(root / SHARDS) if task.split != "test"],
+        [task for task in plan_from(storage / SHARDS) if task.split != "test"],
         spec,
-        root / CODES,
+        storage / CODES,
         config_hash=codes_config_hash(codebook.sha256, spec),
-        workers=params.data.workers,
-        use_gpu=spec.use_gpu,
+        resources=replace(params.data.resources, gpus=float(spec.use_gpu)),
     )
     refused = report.manifest.refused()
     if refused:  # they would be missing from two stages of training
@@ -143,7 +142,7 @@ def _trained(
     )
 
 
-def _bring_in_codebook(root: Path, source: str, network: NetworkParams, image_size: int) -> Trained:
+def _bring_in_codebook(session: Session, source: str, network: NetworkParams, image_size: int) -> Trained:
     """A stage 1 from elsewhere, as a model folder that every worker sees.
 
     Raises:
@@ -158,7 +157,7 @@ def _bring_in_codebook(root: Path, source: str, network: NetworkParams, image_si
         raise WeightsError(f"{path}: holds a {card.kind}, not a vqautoencoder; see prior.codebook.checkpoint")
     check_trained(path, card)
     check_fit(path, VQAutoEncoder(network, image_size).state_dict(), state)
-    folder = root / RUNS / "codebook-from-elsewhere" / "model"
+    model = Path(RUNS, "codebook-from-elsewhere", "model")
     metrics = {f"codebook/{name}": value for name, value in card.metrics.items()}
     result = TrainResult(weights=state, metrics=metrics, curves=[], steps=0)
-    return Trained(result, save_model(folder, state, card), folder)
+    return Trained(result, save_model(session.root / model, state, card), session.shared(model))

@@ -17,7 +17,8 @@ from cfpp.evaluation.table import flat
 from cfpp.lineage import lineage
 from cfpp.registry.package import Registered, load_package, log_package, register
 from cfpp.restore import Restorer
-from pipelines.session import Session, open_stage
+from cfpp.storage import Place
+from pipelines.session import Session, run_stage
 
 log = logging.getLogger("pipelines.register")
 
@@ -33,8 +34,11 @@ class RegisterError(MendableError, RuntimeError):
 
 
 def main() -> None:
-    with open_stage("register", ray=False) as session:
-        register_restorer(session)
+    run_stage("register", work, ray=False)
+
+
+def work(session: Session) -> None:
+    register_restorer(session)
 
 
 def register_restorer(session: Session) -> dict[str, Any]:
@@ -54,7 +58,7 @@ def register_restorer(session: Session) -> dict[str, Any]:
     registered = register(log_package(root / MODELS, restorer.parts, tags), params.mlflow.model_name, tags)
     client = MlflowClient()
     try:
-        checked = verify(registered, restorer, held_out_faces(root))
+        checked = verify(registered, restorer, held_out_faces(session.storage))
     except Exception:
         client.set_model_version_tag(registered.name, registered.version, "verified", "failed")
         raise
@@ -94,10 +98,10 @@ def read_evaluation(path: Path) -> dict[str, float]:
     return {name: float(value) for name, value in flat(summary).items() if value is not None}
 
 
-def held_out_faces(root: Path) -> dict[str, np.ndarray]:
+def held_out_faces(storage: Place) -> dict[str, np.ndarray]:
     """A few faces of the test split, degraded and restored both ways: lq, id, gp, uint8 [B, S, S, 3]."""
     columns = ("lq", "id", "gp")
-    store = SampleStore(root, "test", columns)
+    store = SampleStore(storage, "test", columns)
     faces = [store.pictures(index) for index in range(min(CHECKED, len(store)))]
     return {name: np.stack([face[name] for face in faces]) for name in columns}
 

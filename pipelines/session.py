@@ -1,12 +1,14 @@
 """What every stage opens first: the Ray head and the MLflow runs it belongs to.
 
-    with open_stage("synthesize") as session:
+    def work(session: Session) -> None:
         ...
         session.log_metrics({"faces": count})
 
+    run_stage("synthesize", work)
+
 Under `dvc repro` all stages share one Ray head and one MLflow parent run, kept by `pipelines.host`. Run by
-hand, or as a Ray job, a stage has its own. A cluster named by RAY_ADDRESS is joined in either case. Code on
-a cluster's nodes comes with the Ray job's working_dir, or from a folder that all nodes share.
+hand, or as a Ray job, a stage has its own. RAY_ADDRESS=HOST:PORT joins a cluster instead, from one of its
+machines; RAY_ADDRESS=http://HOST:8265 sends the stage there as a Ray job (`pipelines.jobs`).
 """
 
 import logging
@@ -26,7 +28,10 @@ from cfpp.errors import MendableError
 from cfpp.lineage import lineage
 from cfpp.registry.runs import FAILED, FINISHED, KILLED, StageRun, Store, close_parent, set_tags
 from cfpp.registry.sink import MlflowSink
+from cfpp.storage import Place, check_writable, place_of
 from pipelines.host import Process, SessionFile, find_owner, spawn, start_head
+from pipelines.jobs import PARENT_RUN, check_place, check_reachable, job_server, run_job
+from pipelines.mirror import check_same, pull, push, stage_files
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +61,20 @@ class Session:
     stage: str
     params: Params
     root: Path
+    storage: Place
     parent_run_id: str
     run: StageRun
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the storage is not the project's folder."""
+        return self.storage != self.root.resolve()
+
+    def shared(self, path: str | Path) -> str:
+        """Where every worker finds a model folder of the project; copied there if that is elsewhere."""
+        if self.elsewhere:
+            push(self.storage, self.root, (str(path),))
+        return str(self.storage / path)
 
     @property
     def run_id(self) -> str:
@@ -92,12 +109,14 @@ class Session:
         self.run.set_tags(tags)
 
 
-@contextmanager
-def open_stage(stage: str, *, ray: bool | Callable[[Params], bool] = True) -> Iterator[Session]:
-    """The whole frame of a stage: its log, params.yaml, its session, and one line for what a person can mend.
+def run_stage(
+    stage: str, work: Callable[[Session], None], *, ray: bool | Callable[[Params], bool] = True
+) -> None:
+    """A stage's `main`: log, params.yaml, session or Ray job, and one line for what a person can mend.
 
     Args:
         stage: its name in dvc.yaml.
+        work: what it does.
         ray: whether it uses Ray, or what tells by the params.
 
     Raises:
@@ -105,9 +124,21 @@ def open_stage(stage: str, *, ray: bool | Callable[[Params], bool] = True) -> It
     """
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     try:
-        params = load_params()
-        with stage_session(stage, params, ray(params) if callable(ray) else ray) as session:
-            yield session
+        params, root = load_params(), Path.cwd()
+        uses_ray = ray(params) if callable(ray) else ray
+        if address := job_server():
+            with _parent(stage, params, root, wants_ray=False) as parent:
+                run_job(stage, params, root, address, parent.run_id, in_driver=not uses_ray)
+            return
+        with stage_session(stage, params, uses_ray) as session:
+            files = stage_files(stage, root)
+            if session.elsewhere:
+                check_same(session.storage, root, files.deps)
+                pull(session.storage, root, files.deps)
+            work(session)
+            if session.elsewhere:
+                push(session.storage, root, files.outs)
+                pull(session.storage, root, [path for path in files.outs if path.startswith("data")])
     except MendableError as error:
         raise SystemExit(f"{stage}: {error}") from error
 
@@ -119,48 +150,87 @@ def stage_session(stage: str, params: Params, ray: bool) -> Iterator[Session]:
     The run ends FINISHED, FAILED (an exception leaves the block) or KILLED (Ctrl-C).
 
     Raises:
-        SessionError: the host could not start Ray in time; the message shows the end of its log.
+        SessionError: Ray cannot be reached, or the host could not start it in time; the message shows the end
+            of its log.
+        StorageError: storage.root cannot be written to.
     """
-    root = Path.cwd()
-    owner = find_owner()
+    root, cluster = Path.cwd(), os.environ.get("RAY_ADDRESS")
+    storage = place_of(params.storage.root, root)
+    check_place(params, root)
+    check_writable(storage)
+    with _parent(stage, params, root, wants_ray=ray and not cluster) as parent:
+        run = parent.store.start_stage(stage, parent.run_id, parent.tags)
+        with _ending(run.end):
+            try:
+                sections = _SECTIONS.get(stage, ("run",))
+                run.log_params({name: to_dict(getattr(params, name)) for name in sections})
+                if ray:
+                    _connect(cluster, parent.shared, root)
+                yield Session(stage, params, root, storage, parent.run_id, run)
+                tags = lineage(params, root)  # the stage may have made what the first tags could not name
+                for run_id in (run.run_id, parent.run_id):
+                    set_tags(parent.store.uri, run_id, tags)
+            except Exception as error:
+                run.set_tags({"error": f"{type(error).__name__}: {error}"[:500]})
+                raise
+            finally:
+                if "ray" in sys.modules:
+                    sys.modules["ray"].shutdown()
+
+
+@dataclass(frozen=True)
+class _Parent:
+    """The MLflow run that the stages of one `dvc repro` have in common."""
+
+    store: Store
+    run_id: str
+    tags: Mapping[str, str]
+    shared: "_Shared | None"
+
+
+@contextmanager
+def _parent(stage: str, params: Params, root: Path, wants_ray: bool) -> Iterator[_Parent]:
+    """The parent run: of whoever submitted this job, of this `dvc repro`, or the stage's own."""
+    owner, given = find_owner(), os.environ.get(PARENT_RUN)
     shared = _Shared(SessionFile.of(owner, root), owner) if owner else None
-    cluster = os.environ.get("RAY_ADDRESS")
     if shared:
-        shared.enter(stage, wants_ray=ray and not cluster)
-    status, run, parent = FAILED, None, None
-    store: Store | None = None
-    try:
+        shared.enter(stage, wants_ray)
+    opened: list[tuple[str, str]] = []  # tracking URI and run to be closed
+
+    def end(status: str) -> None:
+        if shared:
+            shared.leave(stage, status)
+        for uri, run_id in opened:
+            close_parent(uri, run_id, status)
+
+    with _ending(end):
         store = Store.open(params.mlflow, root)
         tags = lineage(params, root)
-        parent = shared.parent(store, params, tags) if shared else store.start_parent(stage, params, tags)
-        run = store.start_stage(stage, parent, tags)
-        run.log_params({name: to_dict(getattr(params, name)) for name in _SECTIONS.get(stage, ("run",))})
-        if ray:
-            _connect(cluster, shared, root)
-        yield Session(stage, params, root, parent, run)
-        tags = lineage(params, root)  # the stage may have made what the first tags could not name
-        for run_id in (run.run_id, parent):
-            set_tags(store.uri, run_id, tags)
+        if given:
+            run_id = given
+        elif shared:
+            run_id = shared.parent(store, params, tags)
+        else:
+            run_id = store.start_parent(stage, params, tags)
+            opened.append((store.uri, run_id))
+        yield _Parent(store, run_id, tags, shared)
+
+
+@contextmanager
+def _ending(end: Callable[[str], None]) -> Iterator[None]:
+    """Tell `end` how the block ended, as MLflow says it."""
+    status = FAILED
+    try:
+        yield
         status = FINISHED
     except KeyboardInterrupt:
         status = KILLED
         raise
-    except SystemExit as end:
-        status = FAILED if end.code else FINISHED
-        raise
-    except BaseException as error:
-        if run:
-            run.set_tags({"error": f"{type(error).__name__}: {error}"[:500]})
+    except SystemExit as stop:
+        status = FAILED if stop.code else FINISHED
         raise
     finally:
-        if "ray" in sys.modules:
-            sys.modules["ray"].shutdown()
-        if run:
-            run.end(status)
-        if shared:
-            shared.leave(stage, status)
-        elif store and parent:
-            close_parent(store.uri, parent, status)
+        end(status)
 
 
 @dataclass(frozen=True)
@@ -237,6 +307,8 @@ def _connect(cluster: str | None, shared: _Shared | None, root: Path) -> None:
         return
     import ray
 
+    if cluster and ":" in cluster:
+        check_reachable(cluster)
     address = cluster or (shared.ray_address() if shared else "auto")
     ray.init(address=address, logging_level=logging.WARNING)
     logger.info("joined Ray at %s", address)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cfpp.config import Params
+from cfpp.storage import Place
 from cfpp.synthesis.faces import face_config_hash, face_spec, list_source, plan_faces
 from cfpp.synthesis.shards_job import JobReport, process_shards
-from pipelines.session import open_stage
+from pipelines.session import Session, run_stage
+from pipelines.throughput import record
 
 log = logging.getLogger("pipelines.shard")
 
@@ -19,15 +21,19 @@ REPORT = Path("reports/shard.json")
 
 
 def main() -> None:
-    with open_stage("shard") as session:
-        report, facts = shard(session.params, session.root)
-        report.save(session.root / REPORT, facts)
-        session.log_metrics(report.speed() | {"faces_listed": facts["listed"]})
-        session.log_artifact(session.root / REPORT)
+    run_stage("shard", work)
 
 
-def shard(params: Params, root: Path) -> tuple[JobReport, dict[str, Any]]:
-    """Bring `root`/data/shards up to date; Ray must run.
+def work(session: Session) -> None:
+    report, facts = shard(session.params, session.storage)
+    report.save(session.root / REPORT, facts)
+    record(session, report.speed())
+    session.log_metrics({"faces_listed": facts["listed"]})
+    session.log_artifact(session.root / REPORT)
+
+
+def shard(params: Params, storage: Place) -> tuple[JobReport, dict[str, Any]]:
+    """Bring data/shards in the storage up to date; Ray must run.
 
     Returns:
         What was done, and facts of the listing for the report.
@@ -39,9 +45,9 @@ def shard(params: Params, root: Path) -> tuple[JobReport, dict[str, Any]]:
     report = process_shards(
         plan_faces(params, listing),
         face_spec(params),
-        root / SHARDS,
+        storage / SHARDS,
         config_hash=face_config_hash(params),
-        workers=params.data.workers,
+        resources=params.data.resources,
         max_quarantine_ratio=params.data.max_quarantine_ratio,
     )
     for row in report.manifest.refused()[:20]:

@@ -6,13 +6,14 @@ python -m pipelines.synthesize
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfpp.config import Params
 from cfpp.synthesis.degraded import HELD_OUT_VARIANTS, degrader
 from cfpp.synthesis.folder_prior import count_faults, folder_config_hash, folder_spec, folders_of, plan_folder
 from cfpp.synthesis.restored import restored_config_hash, restored_spec
-from cfpp.synthesis.shards_job import JobReport, ShardTask, WorkerSpec, process_shards
+from cfpp.synthesis.shard_work import ShardTask, WorkerSpec
+from cfpp.synthesis.shards_job import JobReport, process_shards
 from cfpp.synthesis.tars import plan_from
-from pipelines.session import open_stage
+from pipelines.session import Session, run_stage
+from pipelines.throughput import record
 
 SHARDS = Path("data/shards")
 RESTORED = Path("data/restored")
@@ -21,16 +22,20 @@ REPORT = Path("reports/synthesize.json")
 
 
 def main() -> None:
-    with open_stage("synthesize") as session:
-        report, facts = synthesize(session.params, session.root)
-        report.save(session.root / REPORT, facts)
-        session.log_metrics(report.speed())
-        session.log_artifact(session.root / REPORT)
+    run_stage("synthesize", work)
 
 
-def synthesize(params: Params, root: Path) -> tuple[JobReport, dict[str, object]]:
-    """Bring `root`/data/restored up to date; Ray must run. Returns the job's report and the stage's facts."""
-    shards, prior, section = root / SHARDS, root / PRIOR, params.synthesize
+def work(session: Session) -> None:
+    report, facts = synthesize(session)
+    report.save(session.root / REPORT, facts)
+    record(session, report.speed())
+    session.log_artifact(session.root / REPORT)
+
+
+def synthesize(session: Session) -> tuple[JobReport, dict[str, object]]:
+    """Bring data/restored in the storage up to date; Ray must run. Returns the job's report and facts."""
+    params, prior, section = session.params, session.root / PRIOR, session.params.synthesize
+    shards = session.storage / SHARDS
     facts: dict[str, object] = {
         "prior_kind": params.prior.kind,
         "variants_train": section.variants,
@@ -39,19 +44,18 @@ def synthesize(params: Params, root: Path) -> tuple[JobReport, dict[str, object]
     tasks: Sequence[ShardTask]
     spec: WorkerSpec
     if params.prior.kind == "folder":
-        plan = plan_folder(shards, folders_of(params, root), degrader(params))
+        plan = plan_folder(shards, folders_of(params, session.root), degrader(params))
         tasks, spec, identity = plan.tasks, folder_spec(params), folder_config_hash(params)
         facts |= plan.facts
     else:
-        tasks, spec = plan_from(shards), restored_spec(params, prior)
+        tasks, spec = plan_from(shards), restored_spec(params, session.shared(PRIOR))
         identity = restored_config_hash(params, prior)
     report = process_shards(
         tasks,
         spec,
-        root / RESTORED,
+        session.storage / RESTORED,
         config_hash=identity,
-        workers=section.workers,
-        use_gpu=section.use_gpu and params.prior.kind == "codeformer",
+        resources=section.resources,
         max_quarantine_ratio=params.data.max_quarantine_ratio,
     )
     if params.prior.kind == "folder":

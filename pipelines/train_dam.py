@@ -4,13 +4,12 @@ python -m pipelines.train_dam
 """
 
 from cfpp.objectives.alignment import AlignmentSpec
-from pipelines.session import Session, open_stage
+from pipelines.session import Session, run_stage
 from pipelines.training import train_one_model
 
 
 def main() -> None:
-    with open_stage("train_dam") as session:
-        train_dam(session)
+    run_stage("train_dam", train_dam)
 
 
 def train_dam(session: Session) -> None:

@@ -6,13 +6,12 @@ python -m pipelines.train_tgrn
 from cfpp.models.weights import read_card
 from cfpp.objectives.perceptual import perceptual_name
 from cfpp.objectives.texture import TextureSpec
-from pipelines.session import Session, open_stage
+from pipelines.session import Session, run_stage
 from pipelines.training import absolute, train_one_model
 
 
 def main() -> None:
-    with open_stage("train_tgrn") as session:
-        train_tgrn(session)
+    run_stage("train_tgrn", train_tgrn)
 
 
 def train_tgrn(session: Session) -> None:
@@ -22,7 +21,7 @@ def train_tgrn(session: Session) -> None:
     spec = TextureSpec(
         params=params.train_tgrn,
         size=params.run.size,
-        prior_path=str(prior.resolve()),
+        prior_path=session.shared("models/prior"),
         weights_root=absolute(root, params.weights.root),
         procedural=params.data.source == "procedural",
         prior_kind=params.prior.kind,

@@ -18,6 +18,7 @@ from cfpp.training.faces import StoredFaces
 from cfpp.training.job import TrainJob, TrainResult, run_name
 from cfpp.training.ray_train import fit
 from pipelines.session import Session
+from pipelines.throughput import record
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +28,11 @@ MODELS = Path("models")
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run and the model folder it left in runs/{run}/model."""
+    """A finished run and the model folder it left, runs/{run}/model, as every worker finds it."""
 
     result: TrainResult
     card: Card
-    folder: Path
+    folder: str
 
 
 def train_model(
@@ -72,7 +73,7 @@ def train_model(
         prefix=prefix,
         first_step=first_step,
     )
-    result = fit(job, name=run, storage=str(root / RUNS), sink=session.sink)
+    result = fit(job, name=run, storage=str(session.storage / RUNS), sink=session.sink)
     card = Card(
         kind=spec.kind,
         config={**spec.config, "training": {**to_dict(section), "perceptual": perceptual}},
@@ -83,12 +84,13 @@ def train_model(
         started_from=origins,
         metrics={name.removeprefix(prefix): value for name, value in result.metrics.items()},
     )
-    folder = root / RUNS / run / "model"
+    model = Path(RUNS, run, "model")
+    folder = root / model
     if result.images_per_second is None and (folder / CARD_FILE).is_file():
         # Nothing was left to train: the commit is that of the training, not today's.
         card = replace(card, git_commit=read_card(folder).git_commit)
     card = save_model(folder, result.weights, card)
-    return Trained(result, card, folder)
+    return Trained(result, card, session.shared(model))
 
 
 def train_one_model(
@@ -100,7 +102,7 @@ def train_one_model(
     started_from: Mapping[str, Card] | None = None,
 ) -> None:
     """A stage that trains one model: writes models/{kind}, its curves and its figures. See `train_model`."""
-    data = StoredFaces(str(session.root.resolve()), flip=True)
+    data = StoredFaces(str(session.storage), flip=True)
     trained = train_model(
         session,
         spec,
@@ -116,6 +118,10 @@ def train_one_model(
     report(session, {"steps": trained.card.steps, "val": trained.card.metrics}, trained.result.curves)
     if trained.result.images_per_second is not None:
         session.log_metrics({"images_per_second_mean": trained.result.images_per_second})
+        record(
+            session,
+            {"images_per_second": trained.result.images_per_second, "steps": float(trained.card.steps)},
+        )
 
 
 def publish(session: Session, folder: Path, weights: Mapping[str, Tensor], card: Card) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from cfpp.imports import needed_code, source_of
 
-# These read params, whose values count as parts: a new knob alone changes no result.
-NEUTRAL = frozenset({"cfpp.config", "cfpp.training_params", "cfpp.schema"})
+# The first three read params, whose values count as parts: a new knob alone changes no result. The others
+# only move bytes about.
+NEUTRAL = frozenset({"cfpp.config", "cfpp.training_params", "cfpp.schema", "cfpp.files", "cfpp.storage"})
 
 
 def fingerprint(*parts: Any, code: Sequence[str] = ()) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from cfpp.data.pictures import Picture, PictureError, decode_photo, resize_square
 from cfpp.data.shards import DataError
 from cfpp.data.split import FaceRef
+from cfpp.storage import Place, names_under, read_bytes
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 _KEY_LENGTH = 60
@@ -41,11 +42,11 @@ class Listing:
     ignored: tuple[str, ...]
 
 
-def list_faces(folder: Path, identity_pattern: str = "") -> Listing:
+def list_faces(folder: Place, identity_pattern: str = "") -> Listing:
     """List the faces of a folder, searched recursively, in the order of their relative paths.
 
     Args:
-        folder: the source folder.
+        folder: the source folder, or the prefix of a bucket.
         identity_pattern: regex searched in each file's stem; group 1 is the identity. Without it,
             and for stems it does not match, every file is its own identity.
 
@@ -53,9 +54,9 @@ def list_faces(folder: Path, identity_pattern: str = "") -> Listing:
         FolderError: no such folder, no image files, a sub-folder that cannot be listed, or a pattern
             that is not a regex with one group or matches nothing.
     """
-    if not folder.is_dir():
+    if isinstance(folder, Path) and not folder.is_dir():
         raise FolderError(f"{folder}: no such folder (data.folder)")
-    pictures, ignored = _walk(folder)
+    pictures, ignored = _walk(folder) if isinstance(folder, Path) else _sorted_out(names_under(folder))
     if not pictures:
         found = f"only {len(ignored)} other files, such as {ignored[0]}" if ignored else "it is empty"
         raise FolderError(f"{folder}: no image files ({', '.join(sorted(SUFFIXES))}): {found}")
@@ -65,19 +66,19 @@ def list_faces(folder: Path, identity_pattern: str = "") -> Listing:
     return Listing(tuple(faces), tuple(ignored))
 
 
-def path_of(folder: Path, source: str) -> Path:
-    """The file that a listed face's `source` stands for."""
+def place_of_face(folder: Place, source: str) -> Place:
+    """The file or object that a listed face's `source` stands for."""
     return folder / re.sub(r"\\x([89a-f][0-9a-f])", lambda m: os.fsdecode(bytes([int(m[1], 16)])), source)
 
 
-def load_face(folder: Path, source: str, *, size: int, min_side: int, max_pixels: int) -> Picture:
+def load_face(folder: Place, source: str, *, size: int, min_side: int, max_pixels: int) -> Picture:
     """Read a listed face: upright 8-bit RGB, its central square, resized to `size`.
 
     Raises:
         PictureError: it cannot be used; the message says why.
         OSError: it cannot be read.
     """
-    data = path_of(folder, source).read_bytes()
+    data = read_bytes(place_of_face(folder, source))
     face = resize_square(decode_photo(data, min_side=min_side, max_pixels=max_pixels), size)
     if np.ptp(face.reshape(-1, 3), axis=0).max() == 0:
         raise PictureError("one flat colour, no face")
@@ -94,6 +95,12 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
             is_face = PurePosixPath(name).suffix.lower() in SUFFIXES and name in files
             (pictures if is_face else ignored).append(path)
     return sorted(pictures), sorted(ignored)
+
+
+def _sorted_out(names: list[str]) -> tuple[list[str], list[str]]:
+    """Pictures and others, by their suffix."""
+    pictures = [name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    return pictures, sorted({*names} - {*pictures})
 
 
 def _stop(error: OSError) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cfpp.data.shards import DataError, shard_name
-from cfpp.files import file_digest, replacing
+from cfpp.files import file_digest
+from cfpp.storage import Place, reading, replacing, size_of
 
 SPLITS = ("train", "val", "test")
 MANIFEST_FILE = "manifest.parquet"
@@ -53,7 +54,7 @@ class Manifest:
     quarantine: dict[tuple[str, int], tuple[QuarantineRow, ...]] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, folder: Path) -> "Manifest":
+    def load(cls, folder: Place) -> "Manifest":
         """Read a stage folder; a folder without a manifest gives an empty one."""
         rows = [ShardRow(**row) for row in _read(folder / MANIFEST_FILE)]
         refused: dict[tuple[str, int], tuple[QuarantineRow, ...]] = {}
@@ -62,9 +63,8 @@ class Manifest:
             refused[row.split, row.shard] = (*refused.get((row.split, row.shard), ()), row)
         return cls({(row.split, row.shard): row for row in rows}, refused)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Place) -> None:
         """Write both tables, each whole or not at all; the same rows give the same bytes."""
-        folder.mkdir(parents=True, exist_ok=True)
         refused = [row for rows in self.quarantine.values() for row in rows]
         # Quarantine first: a row in the manifest must never lack its reasons.
         _write(folder / QUARANTINE_FILE, QuarantineRow, sorted(refused))
@@ -91,13 +91,18 @@ class Manifest:
         """Every quarantined face."""
         return sorted(row for rows in self.quarantine.values() for row in rows)
 
-    def holds(self, folder: Path, split: str, shard: int, input_sha256: str, config_hash: str) -> bool:
-        """Whether a shard is there, whole, and made from these inputs with this configuration."""
+    def holds(self, folder: Place, split: str, shard: int, input_sha256: str, config_hash: str) -> bool:
+        """Whether a shard is there, whole, and made from these inputs with this configuration.
+
+        Of what lies in S3 the size is compared, not every byte: whoever reads it compares those.
+        """
         row = self.shards.get((split, shard))
         if row is None or (row.input_sha256, row.config_hash) != (input_sha256, config_hash):
             return False
         path = shard_path(folder, split, shard)
-        return path.is_file() and path.stat().st_size == row.bytes and file_digest(path) == row.sha256
+        if size_of(path) != row.bytes:
+            return False
+        return not isinstance(path, Path) or file_digest(path) == row.sha256
 
     def sha256(self) -> str:
         """Identity of the data: a hash over the shards' places and sha256s."""
@@ -105,7 +110,7 @@ class Manifest:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def shard_path(folder: Path, split: str, shard: int) -> Path:
+def shard_path(folder: Place, split: str, shard: int) -> Place:
     """Where a shard of a stage folder lies."""
     return folder / split / shard_name(shard)
 
@@ -145,13 +150,19 @@ def check_quarantine(manifest: Manifest, max_ratio: float) -> None:
         )
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(place: Place) -> list[dict[str, Any]]:
     import pyarrow.parquet as parquet
 
-    return list(parquet.read_table(path).to_pylist()) if path.exists() else []
+    if size_of(place) is None:
+        return []
+    with reading(place) as path:
+        try:
+            return list(parquet.read_table(path).to_pylist())
+        except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+            raise DataError(f"{place}: damaged, not a manifest: {error}") from error
 
 
-def _write(path: Path, kind: type, rows: list[Any]) -> None:
+def _write(place: Place, kind: type, rows: list[Any]) -> None:
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -162,5 +173,5 @@ def _write(path: Path, kind: type, rows: list[Any]) -> None:
         ]
     )
     table = pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema)
-    with replacing(path) as partial:
+    with replacing(place) as partial:
         parquet.write_table(table, partial)

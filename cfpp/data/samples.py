@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from cfpp.data.draws import generator
 from cfpp.data.manifest import Manifest, shard_path
 from cfpp.data.pictures import Picture, decode, decode_grey, to_tensor
 from cfpp.data.shards import ShardError, open_shard, scan_shard
+from cfpp.storage import Place, fetch
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +66,11 @@ class SampleStore:
     Columns come from `{root}/data/shards`, `codes`, `restored` and `pairs`, and are joined: an item is there
     when it is in every folder it needs, so a face quarantined by a later stage is absent where that
     stage's columns are asked for. Only shards that the manifests list are read, by `os.pread` at
-    offsets found in the tar headers; nothing is extracted. Safe to fork and to pickle.
+    offsets found in the tar headers; nothing is extracted. What lies in S3 is copied to this machine first.
+    Safe to fork and to pickle.
 
     Args:
-        root: the project folder, which holds `data/`.
+        root: the storage's root, which holds `data/`.
         split: train, val or test.
         columns: names among hq, lq, id, gp, warp, ap, mask, codes.
 
@@ -76,11 +79,11 @@ class SampleStore:
         ValueError: an unknown column.
     """
 
-    def __init__(self, root: Path, split: str, columns: Sequence[str]) -> None:
+    def __init__(self, root: Place, split: str, columns: Sequence[str]) -> None:
         unknown = [name for name in columns if name not in FOLDERS]
         if unknown or not columns:
             raise ValueError(f"unknown column {unknown or columns!r}; known: {', '.join(FOLDERS)}")
-        self.root, self.split, self.columns = Path(root), split, tuple(columns)
+        self.root, self.split, self.columns = root, split, tuple(columns)
         wanted = {FOLDERS[name] for name in columns}
         self._variants = not wanted <= _PER_FACE
         self._has_draw = "restored" in wanted
@@ -119,8 +122,10 @@ class SampleStore:
         rows = Manifest.load(stage).rows(self.split)
         if not rows:
             raise ShardError(f"{stage}: its manifest lists no {self.split} shards; run the stage first")
-        for row in rows:
-            path = shard_path(stage, self.split, row.shard)
+        shards = [(shard_path(stage, self.split, row.shard), row.sha256) for row in rows]
+        for row, path in zip(rows, _fetch_all(shards), strict=True):
+            if path.is_file() and path.stat().st_size != row.bytes:
+                raise ShardError(f"{path}: not the {row.bytes} bytes of its manifest; run its stage again")
             self._paths.append(path)
             for member in scan_shard(path):
                 variant, name = 0, member.column.split(".")[0]
@@ -244,6 +249,16 @@ class Batches:
             degradation = draw(limits, rng)
             pictures["lq"] = apply(pictures["hq"], degradation, rng, kernel_size=self.kernel_size)
         return key, variant, pictures
+
+
+def _fetch_all(shards: Sequence[tuple[Place, str]]) -> list[Path]:
+    """Local paths of shards, given with their sha256; several are copied at a time."""
+    from tqdm import tqdm
+
+    remote = any(not isinstance(place, Path) for place, _ in shards)
+    with ThreadPoolExecutor(max_workers=8) as threads:
+        paths = threads.map(lambda shard: fetch(*shard), shards)
+        return list(tqdm(paths, total=len(shards), unit="shard", desc="copying", disable=not remote))
 
 
 def encode_codes(codes: NDArray[np.uint16]) -> bytes:

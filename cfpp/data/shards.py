@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cfpp.errors import MendableError
-from cfpp.files import file_digest, replacing
+from cfpp.files import file_digest
+from cfpp.storage import Place, replacing
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}")
+COLUMN_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 
 
 class DataError(MendableError, RuntimeError):
@@ -49,8 +51,8 @@ def shard_name(shard: int) -> str:
     return f"{shard:05d}.tar"
 
 
-def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> ShardFile:
-    """Write `path` through `path`.tmp, fsync and rename: what is at `path` is always whole.
+def write_shard(place: Place, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> ShardFile:
+    """Write a shard in one step: what is at `place` is always whole.
 
     Args:
         samples: (key, {"hq.png": bytes, ...}), keys in strictly ascending order.
@@ -61,7 +63,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
     import webdataset  # imports torch and takes seconds
 
     count, last = 0, ""
-    with replacing(path) as partial:
+    with replacing(place) as partial:
         # With encoder=False bytes pass as they are; mtime=0 keeps the clock out of the file.
         with partial.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, mtime=0) as tar:
             for key, members in samples:
@@ -103,13 +105,25 @@ def scan_shard(path: Path) -> Iterator[Member]:
     `Member.column` holds the extension: "hq.png", "0.lq.png".
 
     Raises:
-        ShardError: the file is missing, truncated or not a tar.
+        ShardError: the file is missing, truncated, not a tar, or not one of our shards: a member that is a
+            link or a folder, a name with a path or without a key, keys out of order, a member twice.
     """
+    last, columns = "", set[str]()
     with open_shard(path) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 for info in tar:
                     key, _, column = info.name.partition(".")
+                    if not info.isreg():
+                        raise ShardError(f"{path}: member {info.name!r} is no plain file")
+                    if not KEY_PATTERN.fullmatch(key) or not COLUMN_PATTERN.fullmatch(column):
+                        raise ShardError(f"{path}: member {info.name!r} is not called KEY.COLUMN")
+                    if key != last:
+                        columns = set()
+                    if key < last or column in columns:
+                        raise ShardError(f"{path}: member {info.name!r} is there twice, or out of order")
+                    last = key
+                    columns.add(column)
                     yield Member(key, column, info.offset_data, info.size)
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header it has seen
         except tarfile.TarError as error:

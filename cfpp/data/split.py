@@ -1,4 +1,4 @@
-"""Which face goes to which split and which shard: by hash, so that new faces move no old ones."""
+"""Which face goes to which split and shard: by its own name, so that new faces leave old shards alone."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -37,24 +37,29 @@ def split_of(identity: str, val_fraction: float, test_fraction: float) -> str:
     return "val" if place < test_fraction + val_fraction else "train"
 
 
-def shard_of(key: str, shards: int) -> int:
-    """The shard of a key among `shards` of them, by linear hashing.
+def cut(faces: Sequence[FaceRef], size: int) -> list[tuple[FaceRef, ...]]:
+    """Cut faces, in the order of their keys, into shards of about `size`, between half and twice that.
 
-    Going from n to n + 1 shards splits one shard in two and leaves all others as they are.
-    Between powers of two, shards not yet split hold up to twice as many keys as the others.
+    A shard begins where a key's own hash says so (content-defined chunking), so that one face more or less
+    changes the shard that it falls into and, rarely, the next. Faces that come with names of their own, a new
+    folder or higher numbers, fill new shards and leave all others untouched.
     """
-    whole = int(unit_hash("shard", key) * 2**48)
-    level = 1 << (shards.bit_length() - 1)  # the largest power of two <= shards
-    place = whole % (2 * level)
-    return place if place < shards else whole % level
+    least, most = -(-size // 2), 2 * size
+    chance = 1 / (size - least + 1)  # of an end at each face from `least` on: the mean length is `size`
+    shards: list[tuple[FaceRef, ...]] = []
+    start = 0
+    for place, face in enumerate(faces):
+        length = place - start
+        if length >= most or (length >= least and unit_hash("shard", face.key) < chance):
+            shards.append(tuple(faces[start:place]))
+            start = place
+    return [*shards, tuple(faces[start:])] if start < len(faces) else shards
 
 
 def plan_shards(
     faces: Iterable[FaceRef], *, val_fraction: float, test_fraction: float, shard_size: int
 ) -> Plan:
-    """Lay out faces in shards of about `shard_size` (at most some twice that), keys ascending.
-
-    The hash decides the shard, so a shard number without a face is possible and simply not there.
+    """Lay out the faces of each split in shards of about `shard_size`, see `cut`; keys ascend over them.
 
     Raises:
         DataError: no faces, a repeated key, or a split with a share above 0 got nobody.
@@ -63,12 +68,11 @@ def plan_shards(
     for face in faces:
         by_split[split_of(face.identity, val_fraction, test_fraction)].append(face)
     _check(by_split, {"train": 1.0, "val": val_fraction, "test": test_fraction})
-    plan: dict[tuple[str, int], list[FaceRef]] = {}
-    for split, members in by_split.items():
-        shards = max(1, -(-len(members) // shard_size))
-        for face in sorted(members):
-            plan.setdefault((split, shard_of(face.key, shards)), []).append(face)
-    return {place: tuple(members) for place, members in sorted(plan.items())}
+    return {
+        (split, number): faces
+        for split, members in by_split.items()
+        for number, faces in enumerate(cut(sorted(members), shard_size))
+    }
 
 
 def _check(by_split: dict[str, list[FaceRef]], shares: dict[str, float]) -> None:

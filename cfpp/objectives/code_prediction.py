@@ -12,6 +12,7 @@ from cfpp.models.prior import load_stage_one, network_config
 from cfpp.objectives.base import Batch, StepResult
 from cfpp.objectives.codebook import CodedObjective, code_counts, contact_sheet, psnr
 from cfpp.objectives.perceptual import build_perceptual
+from cfpp.storage import local_folder, place_of
 from cfpp.training_params import CodePredictionParams, NetworkParams
 
 
@@ -83,7 +84,7 @@ class CodePredictionObjective(CodedObjective):
     def __init__(self, spec: CodePredictionSpec) -> None:
         super().__init__()
         self.params = spec.params
-        stage_one = load_stage_one(spec.codebook, spec.network, spec.image_size)
+        stage_one = load_stage_one(local_folder(place_of(spec.codebook)), spec.network, spec.image_size)
         self.model = CodeFormer(spec.network, spec.image_size)
         for name in ("encoder", "quantize", "generator"):
             getattr(self.model, name).load_state_dict(getattr(stage_one, name).state_dict())

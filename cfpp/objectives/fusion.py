@@ -14,6 +14,7 @@ from cfpp.objectives.base import Batch, StepResult
 from cfpp.objectives.code_prediction import code_losses
 from cfpp.objectives.codebook import CodedObjective, code_counts, contact_sheet, psnr
 from cfpp.objectives.perceptual import build_perceptual
+from cfpp.storage import local_folder, place_of
 from cfpp.training_params import CodePredictionParams, FusionParams, NetworkParams
 
 STRONG_W = 1.3
@@ -95,9 +96,9 @@ class FusionObjective(CodedObjective):
     def __init__(self, spec: FusionSpec) -> None:
         super().__init__()
         self.spec = spec
-        stage_one = load_stage_one(spec.codebook, spec.network, spec.image_size)
+        stage_one = load_stage_one(local_folder(place_of(spec.codebook)), spec.network, spec.image_size)
         self.model = CodeFormer(spec.network, spec.image_size)
-        card = load_weights(self.model, spec.code_prediction, "codeformer")
+        card = load_weights(self.model, local_folder(place_of(spec.code_prediction)), "codeformer")
         if network_of(card.config, spec.code_prediction) != (spec.network, spec.image_size):
             raise WeightsError(f"{spec.code_prediction}: its card names another network; train stage 2 again")
         kept = self.model.state_dict()

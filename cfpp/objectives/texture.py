@@ -20,6 +20,7 @@ from cfpp.objectives.base import Batch, Objective, StepResult
 from cfpp.objectives.codebook import contact_sheet, psnr
 from cfpp.objectives.metric_learning import TextureEmbedding, centred, cosine_triplet
 from cfpp.objectives.perceptual import build_perceptual
+from cfpp.storage import local_folder, place_of
 from cfpp.training_params import TrainTgrnParams
 
 
@@ -100,7 +101,9 @@ class TextureObjective(Objective):
         )
         self.perceptual = build_perceptual(spec.weights_root)
         self.embedding = (
-            TextureEmbedding(load_prior(spec.prior_path).encoder) if params.metric_weight > 0 else None
+            TextureEmbedding(load_prior(local_folder(place_of(spec.prior_path))).encoder)
+            if params.metric_weight > 0
+            else None
         )
         self.identity = _identity_network(spec.procedural) if params.identity_weight > 0 else None
         if params.adversarial_weight > 0:

@@ -17,7 +17,8 @@ from cfpp.data.samples import encode_codes
 from cfpp.data.shards import read_shard
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.prior import load_stage_one
-from cfpp.synthesis.shards_job import Made, Refused, reason_of
+from cfpp.storage import local_folder, place_of
+from cfpp.synthesis.shard_work import Made, Refused, reason_of
 from cfpp.synthesis.tars import TarTask, device_of, groups, keys_of
 from cfpp.training_params import NetworkParams
 
@@ -46,7 +47,7 @@ class CodesSpec:
         Raises:
             WeightsError: it does not fit or was never trained.
         """
-        model = load_stage_one(self.codebook, self.network, self.image_size)
+        model = load_stage_one(local_folder(place_of(self.codebook)), self.network, self.image_size)
         return CodesWorker(model.to(device_of(self.use_gpu)))
 
 

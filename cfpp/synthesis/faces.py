@@ -6,17 +6,16 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cfpp.config import DataParams, Params
 from cfpp.data.fingerprint import fingerprint
-from cfpp.data.folder import Listing, list_faces, load_face, path_of
+from cfpp.data.folder import Listing, list_faces, load_face, place_of_face
 from cfpp.data.pictures import PictureError, encode_png
 from cfpp.data.procedural.render import render
 from cfpp.data.split import FaceRef, plan_shards
-from cfpp.files import content_digest
-from cfpp.synthesis.shards_job import Made, Refused, ShardTask, reason_of
+from cfpp.storage import content_digest, place_of
+from cfpp.synthesis.shard_work import Made, Refused, ShardTask, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class FaceWorker:
         meta: dict[str, Any] = {"identity": face.identity, "source": face.source}
         if spec.folder:
             picture = load_face(
-                Path(spec.folder),
+                place_of(spec.folder),
                 face.source,
                 size=spec.size,
                 min_side=spec.min_side,
@@ -92,7 +91,7 @@ def list_source(params: DataParams) -> Listing:
         FolderError: see `list_faces`.
     """
     if params.source == "folder":
-        return list_faces(Path(params.folder), params.identity_pattern)
+        return list_faces(place_of(params.folder), params.identity_pattern)
     faces = (
         FaceRef(f"p{identity:05d}s{shot:02d}", f"p{identity:05d}", f"procedural/{identity}/{shot}")
         for identity in range(params.identities)
@@ -125,7 +124,7 @@ def plan_faces(params: Params, listing: Listing) -> list[FaceTask]:
 def face_spec(params: Params) -> FaceSpec:
     """The worker's recipe for these params."""
     return FaceSpec(
-        folder=str(Path(params.data.folder).resolve()) if params.data.source == "folder" else "",
+        folder=str(place_of(params.data.folder)) if params.data.source == "folder" else "",
         size=params.run.size,
         seed=params.run.seed,
         min_side=params.data.min_side,
@@ -151,7 +150,7 @@ def _contents(params: DataParams, listing: Listing) -> dict[str, str]:
         return {face.source: "" for face in listing.faces}
     from tqdm import tqdm
 
-    sources = [face.source for face in listing.faces]
+    folder, sources = place_of(params.folder), [face.source for face in listing.faces]
     with ThreadPoolExecutor(max_workers=8) as threads:
-        hashes = threads.map(lambda source: content_digest(path_of(Path(params.folder), source)), sources)
+        hashes = threads.map(lambda source: content_digest(place_of_face(folder, source)), sources)
         return dict(zip(sources, tqdm(hashes, total=len(sources), unit="file", desc="hashing"), strict=True))

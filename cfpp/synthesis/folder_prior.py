@@ -20,10 +20,10 @@ from cfpp.data.fingerprint import fingerprint
 from cfpp.data.manifest import QuarantineRow
 from cfpp.data.pictures import Picture, PictureError, decode, decode_photo
 from cfpp.data.shards import DataError, read_shard
-from cfpp.files import content_digest
+from cfpp.storage import Place, content_digest
 from cfpp.synthesis.degraded import Degraded, Degrader, degrader
-from cfpp.synthesis.shards_job import Made, Refused, ShardTask, reason_of
-from cfpp.synthesis.tars import keys_of, plan_from
+from cfpp.synthesis.shard_work import Made, Refused, reason_of
+from cfpp.synthesis.tars import TarTask, keys_of, plan_from
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +36,15 @@ _FAULT = re.compile(rf"({'|'.join(SYMBOLS.values())}) of \S+ is ({'|'.join(FAULT
 
 
 @dataclass(frozen=True)
-class FolderTask(ShardTask):
+class FolderTask(TarTask):
     """A shard made from another one and from the pictures in the prior's folders.
 
     Attributes:
-        source, source_sha256: the input shard and its content.
+        input_sha256: identity of all of them.
+        source_sha256: that of the input shard alone.
         files: per column (lq, id, gp) the path of each picture by its name, {key}.{variant}.
     """
 
-    source: str
     source_sha256: str
     files: Mapping[str, Mapping[str, str]]
 
@@ -91,7 +91,6 @@ class FolderWorker:
 
     def process(self, task: FolderTask) -> Iterator[Made | Refused]:
         """Each face with all its variants, or refused whole with every picture at fault."""
-        place = f"{task.split}/{Path(task.source).name}"
         for key, members in read_shard(Path(task.source), task.source_sha256):
             try:
                 made, faults = dict[str, bytes](), list[str]()
@@ -108,7 +107,7 @@ class FolderWorker:
                     raise PictureError("; ".join(faults))
                 yield Made(key, made)
             except Exception as error:  # one face must not cost the others theirs
-                yield Refused(key, place, reason_of(error))
+                yield Refused(key, task.place, reason_of(error))
 
     def _read(self, task: FolderTask, column: str, item: Degraded) -> Picture:
         """The picture of a column.
@@ -154,7 +153,7 @@ def folder_config_hash(params: Params) -> str:
     return fingerprint("folder prior", folder_spec(params), code=[__name__])
 
 
-def plan_folder(shards: Path, folders: Mapping[str, Path], degrader: Degrader) -> FolderPlan:
+def plan_folder(shards: Place, folders: Mapping[str, Path], degrader: Degrader) -> FolderPlan:
     """Match the pictures of ``folders`` (columns lq, id, gp) with the faces of the stage folder ``shards``.
 
     Surplus pictures, of no face or variant of the shards, are counted and the first named in the log; missing
@@ -168,7 +167,8 @@ def plan_folder(shards: Path, folders: Mapping[str, Path], degrader: Degrader) -
     tasks = []
     for task in plan_from(shards):
         variants = range(degrader.variants(task.split))
-        names = [f"{key}.{variant}" for key in keys_of(task.source) for variant in variants]
+        with task.opened() as local:
+            names = [f"{key}.{variant}" for key in keys_of(local.source) for variant in variants]
         asked |= set(names)
         files = {
             column: {name: str(pictures[name]) for name in names if name in pictures}

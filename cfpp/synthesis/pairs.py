@@ -14,7 +14,8 @@ from cfpp.data.pictures import Picture, decode, encode_png, to_pictures, to_tens
 from cfpp.data.shards import read_shard
 from cfpp.models.dam import DAM, load_dam, warp
 from cfpp.models.weights import read_card
-from cfpp.synthesis.shards_job import Made, Refused, reason_of
+from cfpp.storage import local_folder, place_of
+from cfpp.synthesis.shard_work import Made, Refused, reason_of
 from cfpp.synthesis.tars import TarTask, device_of, finite_rows, groups, keys_of
 
 MASK_KIND = "template"
@@ -26,7 +27,7 @@ class PairSpec:
     """Recipe of a `PairWorker`.
 
     Attributes:
-        dam: folder of the DAM's weights, absolute.
+        dam: folder of the DAM's weights, in storage that every worker sees.
         feather: mask edge, share of the side.
         batch_size: pictures per forward of the DAM.
     """
@@ -38,7 +39,7 @@ class PairSpec:
 
     def build(self) -> "PairWorker":
         """Load the DAM onto the worker's device."""
-        return PairWorker(self, load_dam(Path(self.dam)).to(device_of(self.use_gpu)))
+        return PairWorker(self, load_dam(local_folder(place_of(self.dam))).to(device_of(self.use_gpu)))
 
 
 class PairWorker:
@@ -102,9 +103,9 @@ class PairWorker:
                 yield Made(key, members)
 
 
-def pair_spec(params: Params, dam: Path) -> PairSpec:
-    """The worker's recipe for these params."""
-    return PairSpec(str(dam.resolve()), params.pair.feather, params.pair.batch_size, params.pair.use_gpu)
+def pair_spec(params: Params, dam: str | Path) -> PairSpec:
+    """The worker's recipe for these params and the DAM's place."""
+    return PairSpec(str(dam), params.pair.feather, params.pair.batch_size, params.pair.resources.gpus > 0)
 
 
 def pair_config_hash(params: Params, dam: Path) -> str:
@@ -116,7 +117,7 @@ def pair_config_hash(params: Params, dam: Path) -> str:
         "mask": MASK_KIND,
         "feather": params.pair.feather,
         "batch_size": params.pair.batch_size,
-        "use_gpu": params.pair.use_gpu,
+        "use_gpu": params.pair.resources.gpus > 0,
     }
     return fingerprint("pairs", parts, code=[__name__])
 

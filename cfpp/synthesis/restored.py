@@ -1,7 +1,7 @@
 """The synthesize stage with CodeFormer as the prior: degrade each face, restore it both ways."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ from cfpp.data.pictures import decode
 from cfpp.data.shards import DataError, read_shard
 from cfpp.models.prior import load_prior, network_of
 from cfpp.models.weights import read_card
+from cfpp.storage import local_folder, place_of
 from cfpp.synthesis.degraded import Degraded, Degrader, degrader
 from cfpp.synthesis.forward import JointForward
-from cfpp.synthesis.shards_job import Made, Refused, reason_of
+from cfpp.synthesis.shard_work import Made, Refused, reason_of
 from cfpp.synthesis.tars import TarTask, device_of, groups, keys_of
 
 
@@ -23,7 +24,7 @@ class RestoredSpec:
     """Recipe of a `RestoredWorker`.
 
     Attributes:
-        prior: model folder of the prior, absolute.
+        prior: model folder of the prior, in storage that every worker sees.
         degrader: makes the degraded faces.
         batch_size: pictures per forward of the prior.
         precision, channels_last, compiled: see `JointForward`.
@@ -40,7 +41,7 @@ class RestoredSpec:
     def build(self) -> "RestoredWorker":
         """Load the prior onto the worker's device."""
         forward = JointForward(
-            load_prior(self.prior),
+            load_prior(local_folder(place_of(self.prior))),
             device_of(self.use_gpu),
             precision=self.precision,
             channels_last=self.channels_last,
@@ -93,17 +94,17 @@ class RestoredWorker:
                 yield Made(key, members)
 
 
-def restored_spec(params: Params, prior: Path) -> RestoredSpec:
-    """The worker's recipe for these params."""
+def restored_spec(params: Params, prior: str | Path) -> RestoredSpec:
+    """The worker's recipe for these params and the prior's place."""
     section = params.synthesize
     return RestoredSpec(
-        prior=str(prior.resolve()),
+        prior=str(prior),
         degrader=degrader(params),
         batch_size=section.batch_size,
         precision=section.precision,
         channels_last=section.channels_last,
         compiled=section.compile,
-        use_gpu=section.use_gpu,
+        use_gpu=section.resources.gpus > 0,
     )
 
 
@@ -118,5 +119,5 @@ def restored_config_hash(params: Params, prior: Path) -> str:
     if size != params.run.size:
         raise DataError(f"{prior}: made for faces of {size} pixels, run.size is {params.run.size}")
     # By content and not by place; the batch size counts, for sums in another order round differently.
-    spec = replace(restored_spec(params, prior), prior=card.sha256)
+    spec = restored_spec(params, card.sha256)
     return fingerprint("restored", spec, card.config, code=[__name__])

@@ -1,26 +1,38 @@
 """What workers that make a shard from another shard share."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from cfpp.data.manifest import Manifest, shard_path
 from cfpp.data.shards import DataError, scan_shard
-from cfpp.synthesis.shards_job import ShardTask
+from cfpp.storage import Place, place_of, reading
+from cfpp.synthesis.shard_work import ShardTask
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class TarTask(ShardTask):
-    """A shard made from another one: its path and `input_sha256`, the sha256 in that one's manifest."""
+    """A shard made from another one.
+
+    Attributes:
+        source: that one's place. Workers see the task `opened`, where it is a path on their disk.
+        input_sha256: the sha256 in its manifest.
+    """
 
     source: str
+
+    @contextmanager
+    def opened(self) -> Iterator[Self]:
+        with reading(place_of(self.source)) as path:
+            yield replace(self, source=str(path))
 
     @property
     def place(self) -> str:
@@ -28,7 +40,7 @@ class TarTask(ShardTask):
         return f"{self.split}/{Path(self.source).name}"
 
 
-def plan_from(source: Path) -> list[TarTask]:
+def plan_from(source: Place) -> list[TarTask]:
     """One task per shard in the manifest of `source`, a stage's folder.
 
     Raises:
@@ -38,7 +50,7 @@ def plan_from(source: Path) -> list[TarTask]:
     if not rows:
         raise DataError(f"{source}: no manifest with shards; run the stage that writes it")
     return [
-        TarTask(row.split, row.shard, row.sha256, str(shard_path(source.resolve(), row.split, row.shard)))
+        TarTask(row.split, row.shard, row.sha256, str(shard_path(place_of(source), row.split, row.shard)))
         for row in sorted(rows)
     ]
 

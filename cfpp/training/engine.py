@@ -14,12 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cfpp.errors import MendableError
+from cfpp.progress import Bar
 from cfpp.training.checkpoint import CheckpointStore, State, checkpoint_name
 from cfpp.training.curves import Curves
 from cfpp.training.gradients import mean_over_workers
 from cfpp.training.job import BatchSource, TrainingError, TrainJob, TrainResult
 from cfpp.training.prefetch import MicroBatches, Placement, micro_batches
-from cfpp.training.progress import Bar
 from cfpp.training.schedule import learning_rate
 from cfpp.training.sinks import MetricSink, as_picture
 from cfpp.training.trainer import Trainer

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from cfpp.config import DegradationParams, DegradationRange
@@ -14,6 +13,7 @@ from cfpp.data.fingerprint import fingerprint
 from cfpp.data.manifest import Manifest
 from cfpp.data.samples import FOLDERS, Batches, SampleStore
 from cfpp.objectives.base import Batch, ObjectiveSpec
+from cfpp.storage import place_of
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class StoredFaces:
     """Columns of the stage folders under ``root``.
 
     Attributes:
-        root: the project folder, absolute.
+        root: the storage's root, as `place_of` reads it.
         flip: mirror training items with probability 1/2.
         degradation: make ``lq`` from ``hq`` on the fly, from the large range or as the spec's curriculum says
             (held-out faces always get the large range); None reads it from data/restored.
@@ -44,7 +44,9 @@ class StoredFaces:
         """Identity of the data a spec reads: that of the manifests behind its columns."""
         columns = {"hq", *spec.columns} - ({"lq"} if self.degradation is not None else set())
         folders = sorted({FOLDERS[name] for name in columns})
-        return fingerprint({name: Manifest.load(Path(self.root, "data", name)).sha256() for name in folders})
+        return fingerprint(
+            {name: Manifest.load(place_of(self.root) / "data" / name).sha256() for name in folders}
+        )
 
     def open(
         self, spec: ObjectiveSpec, split: str, *, batch_size: int, parts: int, seed: int
@@ -56,9 +58,9 @@ class StoredFaces:
             degrade, kernel_size = self.degradation.large, self.degradation.kernel_size
             if train and isinstance(spec, Curriculum):
                 degrade = partial(_range_for, self.degradation, spec)
-        if not train and not Manifest.load(Path(self.root, "data", "shards")).rows(split):
+        if not train and not Manifest.load(place_of(self.root) / "data" / "shards").rows(split):
             return None
-        store = SampleStore(Path(self.root), split, columns)
+        store = SampleStore(place_of(self.root), split, columns)
         batches = [
             Batches(
                 store,

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from cfpp.progress import Lines
+from cfpp.storage import place_of, s3_filesystem
 from cfpp.training import engine
 from cfpp.training.checkpoint import STATE_FILE, State, read_state, write_state
 from cfpp.training.job import TrainingError, TrainJob, TrainResult, curve_path
-from cfpp.training.progress import Lines
 from cfpp.training.sinks import Silent, SinkSpec
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def fit(job: TrainJob, *, name: str, storage: str, sink: SinkSpec) -> TrainResul
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=storage,
+            **_place(storage),
             checkpoint_config=CheckpointConfig(num_to_keep=params.keep),
             failure_config=FailureConfig(max_failures=params.max_failures),
         ),
@@ -147,6 +148,14 @@ def _loop(job: TrainJob, name: str, storage: str, sink: SinkSpec, moving_bars: b
         return {"images_per_second": result.images_per_second}
 
     return loop
+
+
+def _place(storage: str) -> dict[str, Any]:
+    """Where Ray Train writes: our S3, with our endpoint, or a folder."""
+    place = place_of(storage)
+    if isinstance(place, Path):
+        return {"storage_path": str(place)}
+    return {"storage_path": place.key, "storage_filesystem": s3_filesystem()}
 
 
 def _first_cause(error: BaseException) -> str:

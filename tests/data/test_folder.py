@@ -20,7 +20,7 @@ from cfpp.data.manifest import AccountingError, Manifest, check_quarantine
 from cfpp.data.pictures import PictureError, decode
 from cfpp.data.shards import KEY_PATTERN, read_shard
 from cfpp.synthesis.faces import FaceSpec, FaceTask, FaceWorker, plan_faces
-from cfpp.synthesis.shards_job import ShardOutcome, make_shard
+from cfpp.synthesis.shard_work import ShardOutcome, make_shard
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 

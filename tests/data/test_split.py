@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfpp.data.shards import DataError
-from cfpp.data.split import FaceRef, plan_shards, shard_of, split_of
+from cfpp.data.split import FaceRef, cut, plan_shards, split_of
 
 
 def people(count: int, shots: int = 3) -> list[FaceRef]:
@@ -45,16 +45,29 @@ def test_a_plan_holds_every_key_once_in_order(count: int, shard_size: int) -> No
     assert plan == plan_shards(faces[::-1], val_fraction=0.0, test_fraction=0.0, shard_size=shard_size)
 
 
-@pytest.mark.parametrize("shards", [1, 2, 3, 7, 8, 12, 100])
-def test_one_shard_more_splits_one_and_moves_nothing_else(shards: int) -> None:
-    keys = [f"key{i}" for i in range(3000)]
-    moved = [(shard_of(k, shards), shard_of(k, shards + 1)) for k in keys]
-    changed = {(old, new) for old, new in moved if old != new}
-    assert len(changed) == 1
-    assert changed.pop()[1] == shards
-    sizes = Counter(old for old, _ in moved)
-    assert set(sizes) == set(range(shards))
-    assert max(sizes.values()) < 2.9 * 3000 / shards
+@pytest.mark.parametrize("size", [1, 2, 5, 40, 100])
+def test_shards_are_as_large_as_asked_for(size: int) -> None:
+    shards = cut(sorted(people(20_000, 1)), size)
+    lengths = [len(shard) for shard in shards]
+    assert abs(sum(lengths) / len(lengths) / size - 1) < 0.1
+    assert max(lengths) <= 2 * size
+    assert min(lengths[:-1]) >= size // 2
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(10, 40), st.integers(0, 1999))
+def test_one_face_less_or_more_changes_a_shard_or_two(size: int, place: int) -> None:
+    faces = sorted(people(2000, 1))
+    whole, less = cut(faces, size), cut(faces[:place] + faces[place + 1 :], size)
+    # A shard that grew to twice the size ends there, and so may be followed by a few more that are cut anew.
+    assert len({*whole} - {*less}) <= 5
+    assert len({*less} - {*whole}) <= 5
+
+
+def test_faces_with_new_names_fill_new_shards() -> None:
+    faces = sorted(people(4000, 1))
+    old, new = cut(faces[:3636], 40), cut(faces, 40)  # 10 % more
+    assert new[: len(old) - 1] == old[:-1]  # all but the last, which was not full
 
 
 def test_an_empty_split_and_a_repeated_key_are_errors() -> None:

@@ -30,7 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "reports/metrics.json").write_text(json.dumps(summary))
     pictures = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
     faces = {"lq": pictures, "id": pictures[::-1], "gp": 255 - pictures}
-    monkeypatch.setattr(register, "held_out_faces", lambda root: faces)
+    monkeypatch.setattr(register, "held_out_faces", lambda storage: faces)
     monkeypatch.setattr("pipelines.session.find_owner", lambda: None)
     monkeypatch.chdir(tmp_path)
     yield tmp_path

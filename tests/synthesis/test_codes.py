@@ -18,7 +18,7 @@ from cfpp.models.codeformer.autoencoder import VQAutoEncoder
 from cfpp.models.prior import network_config
 from cfpp.models.weights import Card, WeightsError, save_model
 from cfpp.synthesis.codes import CodesSpec, codes_config_hash
-from cfpp.synthesis.shards_job import make_shard
+from cfpp.synthesis.shard_work import make_shard
 from cfpp.synthesis.tars import plan_from
 from cfpp.training_params import NetworkParams
 

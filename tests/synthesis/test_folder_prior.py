@@ -18,7 +18,7 @@ from cfpp.data.samples import SampleStore
 from cfpp.data.shards import DataError
 from cfpp.synthesis.degraded import degrader
 from cfpp.synthesis.folder_prior import FolderPlan, count_faults, folder_spec, plan_folder
-from cfpp.synthesis.shards_job import make_shard
+from cfpp.synthesis.shard_work import make_shard
 
 SIZE = 64
 KEYS = {"train": ["a", "b", "c"], "test": ["d"]}

@@ -9,18 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cfpp.config import ResourceParams
 from cfpp.data.manifest import AccountingError, Manifest, shard_path
 from cfpp.data.shards import DataError, ShardError, read_shard
 from cfpp.synthesis import shards_job
-from cfpp.synthesis.shards_job import (
-    JobReport,
-    Made,
-    Refused,
-    ShardOutcome,
-    ShardTask,
-    make_shard,
-    process_shards,
-)
+from cfpp.synthesis.shard_work import Made, Refused, ShardOutcome, ShardTask, make_shard
+from cfpp.synthesis.shards_job import JobReport, process_shards
 
 
 @dataclass(frozen=True)
@@ -92,8 +86,9 @@ def local_ray() -> Iterator[None]:
 
 def run(folder: Path, planned: Sequence[WordTask], workers: int = 2, ratio: float = 0.5) -> JobReport:
     spec = WordSpec(str(folder.parent / f"{folder.name}.log"))
+    resources = ResourceParams(cpus=1, gpus=0, memory_gb=0, min_actors=1, max_actors=workers)
     return process_shards(
-        planned, spec, folder, config_hash="config", workers=workers, max_quarantine_ratio=ratio
+        planned, spec, folder, config_hash="config", resources=resources, max_quarantine_ratio=ratio
     )
 
 
@@ -114,12 +109,12 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The job without Ray: for what does not concern the actors."""
 
     def one_by_one(
-        todo: Sequence[WordTask], spec: WordSpec, folder: Path, config_hash: str, workers: int, use_gpu: bool
+        todo: Sequence[WordTask], spec: WordSpec, folder: Path, config_hash: str, resources: ResourceParams
     ) -> Iterator[ShardOutcome]:
         worker = spec.build()
         yield from (make_shard(task, worker, folder, config_hash) for task in todo)
 
-    monkeypatch.setattr(shards_job, "_on_ray", one_by_one)
+    monkeypatch.setattr(shards_job, "on_ray", one_by_one)
 
 
 @pytest.mark.ray

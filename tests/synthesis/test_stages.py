@@ -25,7 +25,7 @@ from cfpp.synthesis.faces import FaceWorker, face_config_hash, face_spec, list_s
 from cfpp.synthesis.forward import JointForward
 from cfpp.synthesis.pairs import PairWorker, pair_config_hash, pair_spec
 from cfpp.synthesis.restored import RestoredWorker, restored_config_hash, restored_spec
-from cfpp.synthesis.shards_job import ShardTask, ShardWorker, make_shard
+from cfpp.synthesis.shard_work import ShardTask, ShardWorker, make_shard
 from cfpp.synthesis.tars import TarTask, plan_from
 from cfpp.training_params import NetworkParams
 
@@ -257,6 +257,7 @@ def test_only_what_decides_the_bytes_makes_faces_stale(params: Params) -> None:
         other = replace(params, data=replace(params.data, **data))  # type: ignore[arg-type]
         return face_config_hash(other) != face_config_hash(params)
 
-    assert not changed(workers=7, identities=100, val_fraction=0.1)
+    wider = replace(params.data.resources, max_actors=7)
+    assert not changed(resources=wider, identities=100, val_fraction=0.1)
     assert face_config_hash(replace(params, run=replace(params.run, size=128))) != face_config_hash(params)
     assert changed(source="folder", folder="x")

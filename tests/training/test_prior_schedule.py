@@ -59,7 +59,7 @@ def schedule(params: Params, **train: Any) -> Params:
             train=short(prior.fusion, STEPS[2]),
         ),
     )
-    data = replace(params.data, workers=1)
+    data = replace(params.data, resources=replace(params.data.resources, max_actors=1))
     return replace(params, run=replace(params.run, size=SIZE), prior=prior, data=data)
 
 

@@ -1,0 +1,335 @@
+"""Where data lies: local folders, or a prefix of an S3 bucket; the same few operations on both.
+
+A place is a `Path` or an `S3Path`. What is written is there whole or not at all; what is read from S3 is
+copied to the local disk first, for tars are read by offset. Credentials, region and endpoint come from the
+environment or the node's role: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...
+A server that does not answer is waited for, `PATIENCE` seconds at most.
+"""
+
+import atexit
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from cfpp import files
+from cfpp.errors import MendableError
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+PATIENCE = 120.0  # seconds that a server may stay away
+SCHEME = "s3://"
+_CHUNK = 8 << 20  # bytes
+_PASSING = re.compile(
+    "NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|THROTTLING|"
+    r"HTTP status (429|5\d\d)|[Tt]imed? ?out|curlCode"
+)
+
+
+class StorageError(MendableError, OSError):
+    """A place cannot be read or written; the message names it and says what to do."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, order=True)
+class S3Path:
+    """An object, or the prefix of many, in a bucket: `key` is bucket/prefix/name."""
+
+    key: str
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return PurePosixPath(self.key).name
+
+    def __truediv__(self, name: str | Path) -> "S3Path":
+        return S3Path(f"{self.key}/{PurePosixPath(name)}")
+
+    def __str__(self) -> str:
+        return SCHEME + self.key
+
+
+Place = Path | S3Path
+
+
+def place_of(uri: str | Place, base: Path | None = None) -> Place:
+    """The absolute place that a setting names; a relative path is below `base`, or else the current folder.
+
+    Raises:
+        StorageError: a scheme other than s3, or no bucket.
+    """
+    if isinstance(uri, S3Path):
+        return uri
+    text = str(uri)
+    if not text.startswith(SCHEME):
+        if "://" in text:
+            raise StorageError(f"{text}: expected a folder or {SCHEME}bucket/prefix")
+        return (base or Path.cwd()).resolve() / text
+    key = text.removeprefix(SCHEME).strip("/")
+    if not key:
+        raise StorageError(f"{text}: names no bucket; expected {SCHEME}bucket/prefix")
+    return S3Path(key)
+
+
+@contextmanager
+def replacing(place: Place) -> Iterator[Path]:
+    """A local path to write to, which becomes `place` in one step when the block ends without an error.
+
+    Raises:
+        StorageError: S3 does not take it.
+    """
+    if isinstance(place, Path):
+        with files.replacing(place) as partial:
+            yield partial
+        return
+    with tempfile.TemporaryDirectory(prefix="cfpp-") as folder:
+        partial = Path(folder, place.name)
+        yield partial
+        _patiently(place, lambda: _upload(partial, place))
+
+
+@contextmanager
+def reading(place: Place) -> Iterator[Path]:
+    """A local path of the file's name to read from, good until the block ends.
+
+    Raises:
+        FileNotFoundError: there is no such object. A local path is not looked at.
+        StorageError: S3 does not give it.
+    """
+    if isinstance(place, Path):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="cfpp-") as folder:
+        path = Path(folder, place.name)
+        _patiently(place, lambda: _download(place, path))
+        yield path
+
+
+def fetch(place: Place, sha256: str) -> Path:
+    """A local path that stays: the place itself, or a copy under CFPP_CACHE (~/.cache/cfpp) by its content.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        StorageError: its bytes are not those of `sha256`.
+    """
+    if isinstance(place, Path):
+        return place
+    from filelock import FileLock
+
+    path = cache_folder() / sha256[:2] / sha256
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # the workers of one node want the same shards
+        if not path.exists():
+            with files.replacing(path) as partial:
+                _patiently(place, lambda: _download(place, partial))
+                if files.file_digest(partial) != sha256:
+                    raise StorageError(f"{place}: its bytes are not those in the manifest; see cfpp verify")
+    return path
+
+
+def local_folder(place: Place) -> Path:
+    """A small folder, such as a model's, on the local disk: itself, or a copy for the life of the process.
+
+    Raises:
+        FileNotFoundError: there is nothing at that place.
+    """
+    if isinstance(place, Path):
+        return place
+    names = names_under(place)
+    if not names:
+        raise FileNotFoundError(f"{place}: there is nothing")
+    folder = Path(tempfile.mkdtemp(prefix="cfpp-")) / place.name
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
+    for name in names:
+        copy(place / name, folder / name)
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps copies of what lies in S3."""
+    return Path(os.environ.get("CFPP_CACHE") or Path.home() / ".cache" / "cfpp")
+
+
+def read_bytes(place: Place) -> bytes:
+    """The content of a file or object.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
+    if isinstance(place, Path):
+        return place.read_bytes()
+
+    def read() -> bytes:
+        with _s3().open_input_file(place.key) as stream:
+            return bytes(stream.read())
+
+    return _patiently(place, read)
+
+
+def content_digest(place: Place) -> str:
+    """sha256 of an input file, or "unreadable": it counts for what follows, and the worker says why."""
+    try:
+        if isinstance(place, Path):
+            return files.file_digest(place)
+        return hashlib.sha256(read_bytes(place)).hexdigest()
+    except OSError:
+        return "unreadable"
+
+
+def size_of(place: Place) -> int | None:
+    """Bytes of a file or object; None when there is none."""
+    if isinstance(place, Path):
+        return place.stat().st_size if place.is_file() else None
+    import pyarrow.fs
+
+    info = _patiently(place, lambda: _s3().get_file_info(place.key))
+    return int(info.size) if info.type == pyarrow.fs.FileType.File else None
+
+
+def names_under(place: Place) -> list[str]:
+    """Relative paths, with slashes, of every file or object at any depth; sorted. None at all is no error."""
+    if isinstance(place, Path):
+        return sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file())
+    import pyarrow.fs
+
+    selector = pyarrow.fs.FileSelector(place.key, recursive=True, allow_not_found=True)
+    found = _patiently(place, lambda: _s3().get_file_info(selector))
+    return sorted(
+        info.path.removeprefix(f"{place.key}/") for info in found if info.type == pyarrow.fs.FileType.File
+    )
+
+
+def remove(place: Place) -> None:
+    """Remove a file or object; one that is not there is no error."""
+    if isinstance(place, Path):
+        place.unlink(missing_ok=True)
+    elif size_of(place) is not None:
+        _patiently(place, lambda: _s3().delete_file(place.key))
+
+
+def move(source: Place, target: Place) -> None:
+    """Give a file or object of the same storage another name; what had that name is replaced."""
+    if isinstance(source, Path) and isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+    elif isinstance(source, S3Path) and isinstance(target, S3Path):
+        _patiently(source, lambda: _s3().copy_file(source.key, target.key))
+        remove(source)
+    else:
+        raise ValueError(f"{source} and {target} lie in different storages")
+
+
+def copy(source: Place, target: Place) -> None:
+    """Copy one file or object; `target` is there whole or not at all."""
+    with reading(source) as path, replacing(target) as partial:
+        shutil.copyfile(path, partial)
+
+
+def check_writable(place: Place) -> None:
+    """Write and remove a small file.
+
+    Raises:
+        StorageError: that is not allowed, or the server does not answer within seconds.
+    """
+    probe = place / f".cfpp-{uuid.uuid4().hex}"
+    try:
+        if isinstance(probe, Path):
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        else:
+            target = probe
+            _patiently(place, lambda: _put(target, b"1"), patience=5.0)
+            _patiently(place, lambda: _s3().delete_file(target.key))
+    except StorageError as error:
+        raise StorageError(f"storage.root: {error}") from error
+    except OSError as error:
+        raise StorageError(
+            f"storage.root {place}: cannot be written to: {error.strerror or error}"
+        ) from error
+
+
+def s3_filesystem() -> Any:
+    """The `pyarrow.fs.S3FileSystem` of this environment, for libraries that take one."""
+    return _s3()
+
+
+def _s3() -> Any:
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
+    return _filesystem(*(os.environ.get(name) or None for name in names))
+
+
+@lru_cache(maxsize=4)
+def _filesystem(
+    s3_endpoint: str | None, endpoint: str | None, region: str | None, default: str | None
+) -> Any:
+    import pyarrow.fs
+
+    where = urlsplit(s3_endpoint or endpoint or "")
+    address = {"scheme": where.scheme, "endpoint_override": where.netloc} if where.netloc else {}
+    return pyarrow.fs.S3FileSystem(region=region or default, **address)
+
+
+def _upload(path: Path, place: S3Path) -> None:
+    import pyarrow
+
+    # One call into Arrow: an interrupt between two writes would leave half an object, closed as if whole.
+    data = pyarrow.memory_map(str(path)).read_buffer() if path.stat().st_size else b""
+    _put(place, data)
+
+
+def _put(place: S3Path, data: Any) -> None:
+    with _s3().open_output_stream(place.key) as stream:
+        stream.write(data)
+
+
+def _download(place: S3Path, path: Path) -> None:
+    with _s3().open_input_file(place.key) as source, path.open("wb") as target:
+        shutil.copyfileobj(source, target, _CHUNK)
+
+
+def _patiently(place: Place, action: Callable[[], Result], patience: float | None = None) -> Result:
+    """Do it, again and again while the server does not answer."""
+    patience = PATIENCE if patience is None else patience
+    deadline, pause = time.monotonic() + patience, 0.5
+    while True:
+        try:
+            return action()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{place}: there is no such object") from None
+        except OSError as error:
+            text = " ".join(str(error).split())
+            if not _PASSING.search(text):
+                raise StorageError(f"{place}: {_advice(text)}") from error
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"{place}: no answer for {patience:.0f} s; is AWS_ENDPOINT_URL right? {text}"
+                ) from error
+            log.warning("%s: no answer, trying again in %.1f s: %s", place, pause, text[:200])
+            time.sleep(pause)
+            pause = min(2 * pause, 8.0)
+
+
+def _advice(text: str) -> str:
+    if re.search("NO_SUCH_BUCKET|bucket does not exist", text):
+        return f"there is no such bucket; make it first ({text})"
+    if re.search(
+        "ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|TOKEN|HTTP status 40[13]|No response body", text
+    ):
+        return f"access refused; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the node's role ({text})"
+    return text

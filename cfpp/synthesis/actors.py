@@ -1,0 +1,103 @@
+"""Shards on Ray Data actors: rows of the plan stream in, rows of the manifest stream out.
+
+No picture passes through Ray: an actor reads and writes whole shards itself, so the object store holds a few
+hundred bytes per shard, and memory does not grow with their number.
+"""
+
+import errno
+import logging
+import pickle
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from cfpp.config import ResourceParams
+from cfpp.data.manifest import shard_path
+from cfpp.data.shards import DataError
+from cfpp.errors import MendableError
+from cfpp.storage import Place, place_of
+from cfpp.synthesis.shard_work import ShardOutcome, ShardTask, ShardWorker, WorkerSpec, make_shard
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DEATHS = 5  # of workers over one and the same shard, before the stage gives up
+
+
+class Actor:
+    """What Ray Data keeps alive: one worker, one thread, so that bytes do not depend on the machine."""
+
+    def __init__(self, spec: bytes, folder: str, config_hash: str) -> None:
+        import cv2
+        import torch
+
+        logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+        logging.getLogger("cfpp").setLevel(logging.INFO)  # Ray passes it on to the driver
+        cv2.setNumThreads(1)
+        torch.set_num_threads(1)
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+        self.worker: ShardWorker = pickle.loads(spec).build()
+        self.folder, self.config_hash = place_of(folder), config_hash
+
+    def __call__(self, batch: Any) -> Any:
+        import pyarrow
+
+        outcomes = [pickle.dumps(self._make(pickle.loads(task))) for task in batch.column("task").to_pylist()]
+        return pyarrow.table({"outcome": pyarrow.array(outcomes, pyarrow.binary())})
+
+    def _make(self, task: ShardTask) -> ShardOutcome | MendableError:
+        """Errors are returned, for Ray's own wrapping loses the type on the way."""
+        try:
+            return make_shard(task, self.worker, self.folder, self.config_hash)
+        except MendableError as error:
+            return error
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return DataError(
+                f"{shard_path(self.folder, task.split, task.shard)}: {error.strerror}; make room and run "
+                f"again: finished shards are kept"
+            )
+
+
+def on_ray(
+    tasks: Sequence[ShardTask], spec: WorkerSpec, folder: Place, config_hash: str, resources: ResourceParams
+) -> Generator[ShardOutcome, None, None]:
+    """Make the shards, yielding each as it is done; Ray must run.
+
+    Raises:
+        MendableError: what a worker could not do, and a person can mend.
+    """
+    import ray
+    from ray.exceptions import RayActorError
+
+    ray.data.DataContext.get_current().enable_progress_bars = False  # ours shows shards
+    most = min(resources.max_actors, len(tasks))
+    memory = {"memory": resources.memory_gb * 2**30} if resources.memory_gb else {}
+    rows = [{"task": pickle.dumps(task)} for task in tasks]
+    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        Actor,
+        fn_constructor_kwargs={"spec": pickle.dumps(spec), "folder": str(folder), "config_hash": config_hash},
+        batch_size=1,
+        batch_format="pyarrow",
+        # A cluster with fewer free cores than actors goes slower, it does not hang.
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(resources.min_actors, most),
+            max_size=most,
+            initial_size=most,
+            max_tasks_in_flight_per_actor=2,
+        ),
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+        max_task_retries=DEATHS,
+        **memory,
+    )
+    try:
+        for batch in results.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+            for outcome in map(pickle.loads, batch.column("outcome").to_pylist()):
+                if isinstance(outcome, MendableError):
+                    raise outcome
+                yield outcome
+    except RayActorError as error:
+        raise DataError(
+            f"workers died {DEATHS + 1} times over one shard, as they do when memory runs out: lower "
+            f"batch_size, or reserve more in resources.memory_gb; finished shards are kept ({error})"
+        ) from error
