@@ -174,11 +174,8 @@ def read_bytes(place: Place) -> bytes:
     if isinstance(place, Path):
         return place.read_bytes()
 
-    def read() -> bytes:
-        with _s3().open_input_file(place.key) as stream:
-            return bytes(stream.read())
-
-    return _patiently(place, read)
+    with reading(place) as path:
+        return path.read_bytes()
 
 
 def content_digest(place: Place) -> str:
@@ -259,9 +256,8 @@ def check_writable(place: Place) -> None:
     except StorageError as error:
         raise StorageError(f"storage.root: {error}") from error
     except OSError as error:
-        raise StorageError(
-            f"storage.root {place}: cannot be written to: {error.strerror or error}"
-        ) from error
+        why = error.strerror or error
+        raise StorageError(f"storage.root: {place} cannot be written to: {why}") from error
 
 
 def s3_filesystem() -> Any:
@@ -299,8 +295,17 @@ def _put(place: S3Path, data: Any) -> None:
 
 
 def _download(place: S3Path, path: Path) -> None:
-    with _s3().open_input_file(place.key) as source, path.open("wb") as target:
-        shutil.copyfileobj(source, target, _CHUNK)
+    """Copy an object as it was at one moment: others may replace it between the requests that this takes."""
+    version = None
+    while version is None or version != _version(place):
+        version = _version(place)
+        with _s3().open_input_file(place.key) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, _CHUNK)
+
+
+def _version(place: S3Path) -> Any:
+    with _s3().open_input_stream(place.key) as stream:
+        return stream.metadata()["ETag"]
 
 
 def _patiently(place: Place, action: Callable[[], Result], patience: float | None = None) -> Result:

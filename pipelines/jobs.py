@@ -25,7 +25,7 @@ from cfpp.config import Params, ParamsError
 from cfpp.errors import MendableError
 from cfpp.lineage import GIT_COMMIT, git_commit, params_hash
 from cfpp.storage import check_writable, place_of
-from pipelines.mirror import check_same, pull, stage_files
+from pipelines.mirror import THROUGHPUT, check_same, pull, stage_files
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def run_job(
     with _stopping(client, job):
         _watch(client, job)
     if elsewhere:
-        pull(storage, root, files.outs)
+        pull(storage, root, (*files.outs, THROUGHPUT))
 
 
 def _check_params(params: Params) -> None:

@@ -17,6 +17,7 @@ from cfpp.storage import Place, copy, names_under, reading, remove
 MADE = ("data", "models", "reports")  # what stages write; everything else is code or settings
 MANIFESTS = ".parquet"
 FACES = "data/shards"
+THROUGHPUT = "reports/throughput.json"  # of all stages; DVC does not track it
 
 
 class MirrorError(MendableError, RuntimeError):

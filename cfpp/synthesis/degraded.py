@@ -1,10 +1,15 @@
 """The degraded faces: for each clean one as many as there are variants, drawn by (seed, key, variant)."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
 
 from cfpp.config import DegradationRange, Params
 from cfpp.data.degradation import Degradation, apply, draw
+from cfpp.data.degradation_batch import apply_batch
 from cfpp.data.draws import generator
 from cfpp.data.pictures import Picture, encode_png
 
@@ -64,12 +69,28 @@ class Degrader:
 
     def degrade(self, key: str, hq: Picture, split: str) -> list[Degraded]:
         """All variants of the clean face `hq`, uint8 [S, S, 3]."""
-        made = []
+        return [
+            Degraded(key, variant, drawn, apply(hq, drawn, rng, kernel_size=self.kernel_size))
+            for variant, drawn, rng in self._draws(key, split)
+        ]
+
+    def degrade_on(
+        self, device: torch.device, faces: Sequence[tuple[str, Picture]], split: str
+    ) -> list[Degraded]:
+        """All variants of (key, clean face) pairs at once, on a GPU: the same but for rounding."""
+        jobs = [(key, hq, *job) for key, hq in faces for job in self._draws(key, split)]
+        if not jobs:
+            return []
+        keys, pictures, variants, drawn, rngs = zip(*jobs, strict=True)
+        clean = torch.from_numpy(np.stack(pictures)).to(device)
+        degraded = apply_batch(clean, drawn, rngs, kernel_size=self.kernel_size).cpu().numpy()
+        return [Degraded(*one) for one in zip(keys, variants, drawn, degraded, strict=True)]
+
+    def _draws(self, key: str, split: str) -> Iterator[tuple[int, Degradation, np.random.Generator]]:
+        """(variant, what it is degraded by, source of its noise)."""
         for variant in range(self.variants(split)):
             rng = generator(self.seed, "degradation", key, variant)
-            drawn = draw(self.limits, rng)
-            made.append(Degraded(key, variant, drawn, apply(hq, drawn, rng, kernel_size=self.kernel_size)))
-        return made
+            yield variant, draw(self.limits, rng), rng
 
 
 def degrader(params: Params) -> Degrader:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cfpp.config import Params
 from cfpp.data.fingerprint import fingerprint
-from cfpp.data.pictures import decode
+from cfpp.data.pictures import Picture, decode
 from cfpp.data.shards import DataError, read_shard
 from cfpp.models.prior import load_prior, network_of
 from cfpp.models.weights import read_card
@@ -62,17 +62,21 @@ class RestoredWorker:
 
     def process(self, task: TarTask) -> Iterator[Made | Refused]:
         """Each face with all its variants, or refused whole. Batches never span shards."""
-        size = max(1, self.spec.batch_size // self.spec.degrader.variants(task.split))
+        degrader, device = self.spec.degrader, self.forward.device
+        size = max(1, self.spec.batch_size // degrader.variants(task.split))
         for group in groups(read_shard(Path(task.source), task.input_sha256), size):
-            refused: list[Refused] = []
             degraded: list[Degraded] = []
+            waiting: list[tuple[str, Picture]] = []  # for a GPU, which degrades a group at once
             for key, members in group:
                 try:
-                    degraded += self.spec.degrader.degrade(key, decode(members["hq.png"]), task.split)
+                    hq = decode(members["hq.png"])
+                    if device.type == "cpu":
+                        degraded += degrader.degrade(key, hq, task.split)
+                    else:
+                        waiting.append((key, hq))
                 except Exception as error:  # one face must not cost the others theirs
-                    refused.append(Refused(key, task.place, reason_of(error)))
-            yield from refused
-            yield from self._restore(task, degraded)
+                    yield Refused(key, task.place, reason_of(error))
+            yield from self._restore(task, degraded + degrader.degrade_on(device, waiting, task.split))
 
     def _restore(self, task: TarTask, degraded: list[Degraded]) -> Iterator[Made | Refused]:
         made: dict[str, dict[str, bytes]] = {}

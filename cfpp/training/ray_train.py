@@ -81,14 +81,16 @@ def fit(job: TrainJob, *, name: str, storage: str, sink: SinkSpec) -> TrainResul
         os.environ.setdefault(key, value)
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING)
-    fair = max(1, int(ray.cluster_resources().get("CPU", 1)) // params.workers)
+    threads = params.threads
+    if "RAY_ADDRESS" not in os.environ:
+        # This machine will not grow: more than it has would wait for ever, and more threads only share cores.
+        threads = min(threads, max(1, int(ray.cluster_resources().get("CPU", 1)) // params.workers))
     trainer = TorchTrainer(
         _loop(job, name, storage, sink, moving_bars=sys.stderr.isatty()),
         scaling_config=ScalingConfig(
             num_workers=params.workers,
             use_gpu=params.use_gpu,
-            # More than the cluster has would wait for ever; threads beyond the cores only share them.
-            resources_per_worker={"CPU": min(params.threads, fair), **({"GPU": 1} if params.use_gpu else {})},
+            resources_per_worker={"CPU": threads, **({"GPU": 1} if params.use_gpu else {})},
         ),
         run_config=RunConfig(
             name=name,

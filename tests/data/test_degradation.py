@@ -2,19 +2,36 @@
 
 import io
 import math
+from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from cfpp.config import DegradationRange
-from cfpp.data.degradation import Degradation, apply, draw, gaussian_kernel, scaled_kernel_size
+from cfpp.data.degradation import (
+    DIRECT_KERNEL,
+    PRODUCT_LIMIT,
+    Degradation,
+    apply,
+    blur_and_shrink,
+    draw,
+    gaussian_kernel,
+    scaled_kernel,
+    scaled_kernel_size,
+    separable_terms,
+    small_side,
+)
 from cfpp.data.draws import generator
 from cfpp.data.pictures import Picture
+from cfpp.data.procedural import render
 
 LARGE = DegradationRange(sigma=(1.0, 15.0), downsample=(4.0, 30.0), noise=(0.0, 20.0), jpeg=(30, 80))
+SMALL = DegradationRange(sigma=(0.1, 10.0), downsample=(1.0, 12.0), noise=(0.0, 15.0), jpeg=(60, 100))
 CLEAN = Degradation(sigma_x=0.01, sigma_y=0.01, theta=0.0, downsample=1.0, noise=0.0, jpeg=100)
 
 
@@ -84,6 +101,130 @@ def test_against_the_plain_version(side: int, number: int) -> None:
     # Two JPEG codecs and float32 against float64: a level here and there, never a shift or a gain.
     assert difference.mean() < 0.75
     assert np.abs(ours.astype(float) - picture).mean() > 5  # and it does degrade
+
+
+def plain_small(picture: Picture, given: Degradation) -> NDArray[np.float32]:
+    """The recipe word by word, for sides at which the loops above take too long: 0 to 255, no noise."""
+    side = len(picture)
+    scale = side / 512
+    size = max(3, 2 * int(41 * scale / 2) + 1)
+    kernel = gaussian_kernel(size, given.sigma_x * scale, given.sigma_y * scale, given.theta)
+    clean = picture.astype(np.float32) / 255
+    blurred = cv2.filter2D(clean, -1, kernel.astype(np.float32), borderType=cv2.BORDER_REFLECT_101)
+    small = min(side, math.floor(512 / given.downsample))
+    return cv2.resize(blurred, (small, small), interpolation=cv2.INTER_LINEAR) * 255
+
+
+def plain_recipe(picture: Picture, given: Degradation, rng: np.random.Generator) -> Picture:
+    small = plain_small(picture, given) / 255
+    noisy = np.clip(small + rng.standard_normal(small.shape, dtype=np.float32) * given.noise / 255, 0, 1)
+    rounded = np.rint(noisy * 255).astype(np.uint8)
+    _, data = cv2.imencode(".jpg", rounded[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, given.jpeg])
+    squeezed = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32)
+    back = cv2.resize(squeezed, picture.shape[:2], interpolation=cv2.INTER_LINEAR)
+    return np.clip(np.rint(back), 0, 255).astype(np.uint8)
+
+
+def ours_small(picture: Picture, given: Degradation) -> NDArray[np.float32]:
+    side = len(picture)
+    return blur_and_shrink(picture, scaled_kernel(given, side, 41, 512), small_side(given, side, 512))
+
+
+def by_product(side: int, given: Degradation) -> bool:
+    """Whether the kernel is applied term by term."""
+    kernel = scaled_kernel(given, side, 41, 512)
+    terms = len(separable_terms(kernel)[0])
+    return len(kernel) > DIRECT_KERNEL and terms * small_side(given, side, 512) <= PRODUCT_LIMIT * side
+
+
+@pytest.mark.parametrize("limits", [LARGE, SMALL])
+@pytest.mark.parametrize(("side", "count"), [(64, 20), (128, 20), (256, 40), (512, 20)])
+def test_blur_and_shrink_is_the_plain_one_but_for_rounding(
+    side: int, count: int, limits: DegradationRange
+) -> None:
+    picture = render(0, 1, 0, side).picture
+    drawn = [draw(limits, generator(0, "small", number)) for number in range(count)]
+    for given in drawn:
+        difference = np.abs(ours_small(picture, given) - plain_small(picture, given))
+        assert difference.max() < 0.6
+        assert difference.mean() < 0.05
+    if side > 128:
+        assert sum(by_product(side, given) for given in drawn) > count / 2
+
+
+def test_what_plain_filtering_is_left_with() -> None:
+    assert by_product(512, Degradation(5.0, 5.0, 0.0, 1.0, 0.0, 90))
+    assert not by_product(512, Degradation(1.0, 15.0, 0.8, 4.0, 0.0, 90))  # a thin oblique line
+    assert not by_product(128, Degradation(5.0, 5.0, 0.0, 4.0, 0.0, 90))
+
+
+def test_separable_terms_sum_to_the_kernel() -> None:
+    for number in range(30):
+        kernel = scaled_kernel(draw(LARGE, generator(0, "terms", number)), 512, 41, 512)
+        columns, rows = separable_terms(kernel)
+        assert np.abs(columns.T @ rows - kernel).sum() < 8e-3
+        assert (columns.T @ rows).sum() == pytest.approx(1, abs=1e-9)
+        np.testing.assert_allclose(np.abs(columns).sum(axis=1), 1)
+    assert len(separable_terms(gaussian_kernel(41, 7.0, 2.0, 0.0))[0]) == 1
+
+
+def statistics(picture: Picture, clean: Picture) -> tuple[float, float, float, float]:
+    """Mean, deviation, deviation of the fine detail (a Laplacian), PSNR to the clean face in dB."""
+    pixels = picture.astype(np.float64)
+    error = float(((pixels - clean) ** 2).mean())
+    fine = float(cv2.Laplacian(pixels, cv2.CV_64F).std())
+    return float(pixels.mean()), float(pixels.std()), fine, 10 * math.log10(255**2 / error)
+
+
+@pytest.mark.parametrize("limits", [LARGE, SMALL])
+def test_the_distribution_is_the_plain_recipes(limits: DegradationRange) -> None:
+    faces = [render(0, identity, 0, 256).picture for identity in range(4)]
+    drawn = [draw(limits, generator(0, "statistics", number)) for number in range(80)]
+    ours, plain = (
+        np.array(
+            [
+                statistics(degrade(faces[i % 4], given, generator(1, i)), faces[i % 4])
+                for i, given in enumerate(drawn)
+            ]
+        )
+        for degrade in (apply, plain_recipe)
+    )
+    for name in ("sigma_x", "sigma_y", "theta", "downsample", "noise", "jpeg"):
+        values = np.array([getattr(given, name) for given in drawn])
+        edges = np.quantile(values, [0, 1 / 3, 2 / 3, 1])
+        for low, high in pairwise(edges):
+            chosen = (low <= values) & (values <= high)
+            difference = np.abs(ours[chosen].mean(axis=0) - plain[chosen].mean(axis=0))
+            fine = plain[chosen, 2].mean()
+            assert (difference < [0.05, 0.05, 0.01 * fine, 0.05]).all(), (name, low, high, difference)
+            spread = np.abs(ours[chosen].std(axis=0) - plain[chosen].std(axis=0))
+            assert (spread < [0.05, 0.05, 0.01 * fine, 0.05]).all(), (name, low, high, spread)
+
+
+def test_no_number_of_threads_changes_a_byte() -> None:
+    faces = [render(0, 2, 0, side).picture for side in (256, 512)]
+    cases = [
+        (face, draw(limits, generator(0, "threads", number)), number)
+        for face in faces
+        for limits in (LARGE, SMALL)
+        for number in range(6)
+    ]
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    made = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(threads)
+            made.append(
+                [
+                    ours_small(face, given).tobytes() + apply(face, given, generator(number)).tobytes()
+                    for face, given, number in cases
+                ]
+            )
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+    assert made[0] == made[1] == made[2]
 
 
 def test_nothing_drawn_means_nothing_lost() -> None:

@@ -3,12 +3,9 @@
 import csv
 import hashlib
 import json
-import os
 import re
 import shutil
-import sqlite3
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,48 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cfpp.profiles import apply_profile
+from tests.pipeline.project import Project
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SMALLEST = Path(__file__).with_name("smallest.yaml")
 STAGES = ["shard", "prior", "synthesize", "train_dam", "pair", "train_tgrn", "evaluate", "register"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1500)]
-
-
-class Project:
-    """A copy of the repository's files with a git history of its own, in which the graph runs."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listing, cwd=REPOSITORY, capture_output=True, check=True, text=True).stdout
-        for name in filter(None, names.split("\0")):
-            if (REPOSITORY / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(REPOSITORY / name, folder / name)
-        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-        for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "Start"]):
-            subprocess.run(["git", *command], cwd=folder, check=True)
-
-    def repro(self) -> list[str]:
-        """Run `dvc repro`; returns the stages that ran."""
-        environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder),
-        }
-        run = subprocess.run(
-            ["dvc", "repro"], cwd=self.folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert run.returncode == 0, (run.stdout + run.stderr)[-6000:]
-        return [line.split("'")[1] for line in run.stdout.splitlines() if line.startswith("Running stage")]
-
-    def json(self, name: str) -> dict:
-        loaded: dict = json.loads((self.folder / name).read_text())
-        return loaded
-
-    def sql(self, query: str) -> list[tuple]:
-        with sqlite3.connect(self.folder / "mlflow.db") as connection:
-            return connection.execute(query).fetchall()
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,7 @@ class PaintSpec:
         poison_at: the step at which the loss is not a number.
         kill: (step, marker file, awaited file): the process kills itself there, once, when the awaited file
             is there.
+        seconds: a step takes at least so long.
     """
 
     extra_every: int = 0
@@ -114,6 +115,7 @@ class PaintSpec:
     discriminator_start: int | None = None
     poison_at: int | None = None
     kill: tuple[int, str, str] | None = None
+    seconds: float = 0.0
 
     kind = "painter"
     columns: ClassVar[tuple[str, ...]] = ("hq",)
@@ -142,6 +144,7 @@ class PaintObjective(Objective):
             while not Path(self.spec.kill[2]).exists():
                 time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.spec.seconds)
         hq: Tensor = batch["hq"]
         extra = bool(self.spec.extra_every) and step % self.spec.extra_every == 0
         fake = self.model(hq + self.spec.noise * torch.randn_like(hq), extra)
