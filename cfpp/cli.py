@@ -6,6 +6,10 @@ cfpp restore OUT IN [IN ...] restore aligned faces with the trained models
 cfpp prior inputs OUT        write the degraded faces that another prior is to restore
 cfpp prior import FILE [OUT] make a model folder of an official CodeFormer checkpoint
 cfpp prior export FILE       write models/prior as a checkpoint that the public CodeFormer code loads
+cfpp verify                  compare every byte of data/ with the manifests
+cfpp verify --absent KEY ... prove that nothing names a face any more
+cfpp lineage KEY             follow a face from its source to the models that learnt from it
+cfpp lineage --model VERSION walk from a model version back to its data
 """
 
 import argparse
@@ -66,6 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outgoing.add_argument("file", type=Path, help=".pth to write")
     outgoing.add_argument("--prior", type=Path, default=Path("models/prior"), help="folder of the prior")
     outgoing.set_defaults(run=_export_prior)
+
+    check = commands.add_parser("verify", help="compare data/ with its manifests, or prove a face gone")
+    check.add_argument("--absent", nargs="+", metavar="KEY", help="look for these keys instead, everywhere")
+    check.set_defaults(run=_verify)
+
+    lineage = commands.add_parser("lineage", help="follow a face to the models, or a model to its data")
+    start = lineage.add_mutually_exclusive_group(required=True)
+    start.add_argument("key", nargs="?", help="of a face")
+    start.add_argument("--model", metavar="VERSION", help="number, alias, or models:/NAME@ALIAS")
+    lineage.set_defaults(run=_lineage)
 
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -165,6 +179,54 @@ def _export_prior(options: argparse.Namespace) -> None:
     from cfpp.models.official import export_checkpoint
 
     print(f"{options.file}: {export_checkpoint(options.prior, options.file)} tensors under params_ema")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    if options.absent:
+        _search(options.absent)
+        return
+    from cfpp.audit.verify import verify
+    from cfpp.storage import place_of
+
+    params = load_params()
+    outcome = verify(place_of(params.storage.root), pictures_count=params.prior.kind == "folder")
+    for finding in outcome.findings:
+        print(finding)
+    for name, tally in outcome.tallies.items():
+        print(
+            f"{name}: {tally.shards} sound shards, {tally.keys} keys, "
+            f"{tally.quarantined} quarantined, {tally.bytes:,} bytes"
+        )
+    if outcome.findings:
+        raise MendableError(f"{len(outcome.findings)} findings, see above")
+    print("every byte is as its manifest says")
+
+
+def _search(keys: Sequence[str]) -> None:
+    from cfpp.audit.absence import search
+
+    outcome = search(load_params(), Path.cwd(), keys)
+    for name, count in outcome.searched.items():
+        print(f"searched {name}: {count} files")
+    for line in outcome.unread:
+        print(line)
+    for key, places in outcome.findings.items():
+        print(f"{key}: {f'still in {len(places)} files' if places else 'absent'}")
+        for place in places:
+            print(f"  {place}")
+    if outcome.unread:
+        raise MendableError(f"{len(outcome.unread)} files cannot be looked through, see above")
+    if held := [key for key, places in outcome.findings.items() if places]:
+        raise MendableError(f"{', '.join(held)}: not gone, see above")
+
+
+def _lineage(options: argparse.Namespace) -> None:
+    from cfpp.registry.walk import walk_face, walk_model
+
+    params, root = load_params(), Path.cwd()
+    lines = walk_face(params, root, options.key) if options.key else walk_model(params, root, options.model)
+    for heading, text in lines:
+        print(f"{heading:<16}{text}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from cfpp.errors import MendableError
 from cfpp.evaluation.table import flat
 from cfpp.lineage import lineage
 from cfpp.registry.package import Registered, load_package, log_package, register
+from cfpp.registry.provenance import part_tags
 from cfpp.restore import Restorer
 from cfpp.storage import Place
 from pipelines.session import Session, run_stage
@@ -55,6 +56,7 @@ def register_restorer(session: Session) -> dict[str, Any]:
     tags |= {f"eval.{name}": f"{value:.6g}" for name, value in evaluation.items()}
     device = "cuda" if torch.cuda.is_available() else "cpu"  # as the package chooses
     restorer = Restorer.load(root / MODELS, device)
+    tags |= part_tags(root / MODELS, restorer.parts)
     registered = register(log_package(root / MODELS, restorer.parts, tags), params.mlflow.model_name, tags)
     client = MlflowClient()
     try:

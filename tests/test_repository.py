@@ -53,7 +53,7 @@ def test_a_stage_depends_on_all_the_code_that_decides_its_result(stage: str) -> 
     assert list(yaml) == STAGES
     own = ("cfpp", "pipelines")
     # What reads params and source, or keeps records, decides no byte.
-    plumbing = needed_code("pipelines.session", "cfpp.imports", own=own).own
+    plumbing = needed_code("pipelines.throughput", "cfpp.imports", "cfpp.progress", own=own).own
     for module in needed_code(f"pipelines.{stage}", own=own).own - plumbing:
         path = source_of(module)
         assert path is not None
@@ -66,13 +66,3 @@ def test_importing_the_library_starts_nothing_and_stays_light() -> None:
     heavy = "{'ray', 'mlflow', 'dvc', 'torch'}"
     code = f"import sys, cfpp.cli, cfpp.config; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_ray_accepts_the_cluster_file() -> None:
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    cluster = YAML(typ="safe").load((REPOSITORY / "ray_cluster.yaml").read_text())
-    validate_config(prepare_config(cluster))
-    assert cluster["available_node_types"][cluster["head_node_type"]]["resources"]["CPU"] == 0
-    with pytest.raises(Exception, match="not_a_key"):
-        validate_config(prepare_config(cluster | {"not_a_key": 1}))

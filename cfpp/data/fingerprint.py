@@ -12,7 +12,9 @@ from cfpp.imports import needed_code, source_of
 
 # The first three read params, whose values count as parts: a new knob alone changes no result. The others
 # only move bytes about.
-NEUTRAL = frozenset({"cfpp.config", "cfpp.training_params", "cfpp.schema", "cfpp.files", "cfpp.storage"})
+NEUTRAL = frozenset(
+    f"cfpp.{name}" for name in ("config", "training_params", "schema", "files", "storage", "progress")
+)
 
 
 def fingerprint(*parts: Any, code: Sequence[str] = ()) -> str:

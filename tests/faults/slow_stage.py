@@ -1,7 +1,6 @@
 """The synthesize stage's own worker on a tiny prior, slow enough that something can happen to it."""
 
 import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from cfpp.config import Params, ResourceParams, load_params
 from cfpp.data.manifest import Manifest
 from cfpp.data.pictures import encode_png
 from cfpp.data.procedural.render import render
-from cfpp.storage import Place, place_of
+from cfpp.storage import Place
 from cfpp.synthesis.restored import RestoredSpec, restored_spec
 from cfpp.synthesis.shard_work import Made, Refused, ShardWorker, make_shard
 from cfpp.synthesis.shards_job import JobReport, process_shards
@@ -100,11 +99,3 @@ def undisturbed(folder: Path, models: Path) -> Manifest:
         outcome = make_shard(task, worker, folder / "data/restored", "config")
         manifest.put(outcome.row, outcome.refused)
     return manifest
-
-
-if __name__ == "__main__":  # a driver of its own, to be killed: STORAGE MODELS RAY_ADDRESS
-    import ray
-
-    ray.init(address=sys.argv[3], logging_level="ERROR", log_to_driver=False)
-    report = synthesize(place_of(sys.argv[1]), Path(sys.argv[2]))
-    sys.stdout.write(f"{report.done} {report.skipped}\n")

@@ -129,7 +129,9 @@ def after(storage: Place, shards: int, event: Callable[[], None]) -> threading.T
     """Let `event` happen when so many shards are done."""
 
     def wait() -> None:
+        deadline = time.monotonic() + 120
         while len(Manifest.load(storage / "data/restored").shards) < shards:
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         event()
 
@@ -171,7 +173,7 @@ def test_a_node_is_removed_during_synthesize(
 def test_the_driver_is_killed_and_started_again(
     machines: Machines, storage: Place, models: Path, expected: Manifest
 ) -> None:
-    command = [sys.executable, "-m", "tests.faults.slow_stage", str(storage), str(models)]
+    command = [sys.executable, "-m", "tests.faults.driver", str(storage), str(models)]
     command.append(machines.cluster.address)
     first = subprocess.Popen(command, cwd=REPOSITORY)
     after(storage, 3, first.kill).join()
