@@ -137,7 +137,7 @@ def test_a_damaged_header_cannot_hide_the_members_behind_it(project: Path) -> No
     whole = bytearray(path.read_bytes())
     whole[whole.index(b"cy.hq.png") + 1] ^= 1  # its checksum fails: tarfile takes it for the end of the tar
     path.write_bytes(whole)
-    assert any("damaged behind bob.meta.json" in line for line in check(project).findings)
+    assert any("damaged at byte" in line for line in check(project).findings)
 
 
 def test_every_finding_is_listed_not_just_the_first(project: Path) -> None:

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from cfpp.audit.stages import STAGES, Stage, fault_of, members_of
+from cfpp.audit.stages import STAGES, Stage, fault_of
 from cfpp.config import Params
 from cfpp.data.folder import SUFFIXES, FolderError, list_faces, place_of_face
-from cfpp.data.shards import KEY_PATTERN, DataError
+from cfpp.data.shards import KEY_PATTERN, DataError, scan_shard
 from cfpp.progress import progress_bar
 from cfpp.storage import Place, StorageError, cache_folder, names_under, place_of, reading
 
@@ -187,7 +187,7 @@ def _by_content(path: Path) -> Iterable[str]:
 
 
 def _tar(path: Path) -> Iterable[str]:
-    return {member.key for member in members_of(path)}
+    return {member.key for member in scan_shard(path)}
 
 
 def _table(path: Path) -> Iterator[str]:

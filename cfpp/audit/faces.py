@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from cfpp.audit.stages import STAGES, Stage, members_of
+from cfpp.audit.stages import STAGES, Stage
 from cfpp.data.manifest import Manifest, QuarantineRow, ShardRow, shard_path
-from cfpp.data.shards import DataError, open_shard
+from cfpp.data.shards import DataError, open_shard, scan_shard
 from cfpp.storage import Place, fetch
 
 
@@ -79,7 +79,7 @@ def _spot(storage: Place, manifest: Manifest, key: str) -> tuple[str, int]:
         seen.append(refused.key)
     for row in sorted(manifest.shards.values()):
         place = shard_path(STAGES[0].place(storage), row.split, row.shard)
-        own = list(dict.fromkeys(member.key for member in members_of(fetch(place, row.sha256))))
+        own = list(dict.fromkeys(member.key for member in scan_shard(fetch(place, row.sha256))))
         if key in own:
             return row.split, row.shard
         seen += own
@@ -99,7 +99,7 @@ def _entry(
         if refused.key == key:
             return Entry(stage, place, row, refusal=refused)
     path = fetch(place, row.sha256)
-    members = [member for member in members_of(path) if member.key == key]
+    members = [member for member in scan_shard(path) if member.key == key]
     if not members:
         return None
     with open_shard(path) as stream:

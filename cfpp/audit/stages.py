@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cfpp.data.manifest import MANIFEST_FILE, QUARANTINE_FILE, SPLITS, Manifest
-from cfpp.data.shards import DataError, Member, ShardError, open_shard, scan_shard
+from cfpp.data.shards import DataError
 from cfpp.storage import Place
 
 DATA = Path("data")
-_BLOCK = 512
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -63,26 +61,6 @@ STAGES = (
     Stage("restored", "synthesize", "shards"),
     Stage("pairs", "pair", "restored"),
 )
-
-
-def members_of(path: Path) -> list[Member]:
-    """Every member of a shard, by its headers.
-
-    Raises:
-        ShardError: see `scan_shard`; or something else than zeros follows the last member: a header that is
-            damaged would end the tar for whoever reads it, and hide the members behind it.
-    """
-    members = list(scan_shard(path))
-    end = members[-1].offset + members[-1].size if members else 0
-    with open_shard(path) as stream:
-        start = stream.seek(-(-end // _BLOCK) * _BLOCK)
-        while rest := stream.read(_CHUNK):
-            if rest.count(0) != len(rest):
-                last = f"behind {members[-1].key}.{members[-1].column}" if members else "at its beginning"
-                raise ShardError(f"{path}: damaged {last}: a header there cannot be read")
-        if stream.tell() == start:
-            raise ShardError(f"{path}: not a whole tar file: it has no end")
-    return members
 
 
 def fault_of(error: Exception, path: Place) -> str:

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from cfpp.audit.stages import STAGES, Stage, fault_of, members_of
+from cfpp.audit.stages import STAGES, Stage, fault_of
 from cfpp.data.manifest import MANIFEST_FILE, QUARANTINE_FILE, Manifest, ShardRow, shard_path
-from cfpp.data.shards import DataError, ShardError, shard_name
+from cfpp.data.shards import DataError, ShardError, scan_shard, shard_name
 from cfpp.files import file_digest
 from cfpp.progress import progress_bar
 from cfpp.storage import Place, StorageError, names_under, reading, size_of
@@ -157,7 +157,7 @@ class _Check:
                 elif file_digest(path) != row.sha256:
                     faults.append(f"{place}: its bytes are not those of its manifest (sha256)")
                 try:
-                    keys = {member.key for member in members_of(path)}
+                    keys = {member.key for member in scan_shard(path)}
                 except ShardError as error:
                     faults.append(f"{place}: {fault_of(error, path)}")
         except StorageError:

@@ -16,6 +16,7 @@ from cfpp.files import file_digest
 from cfpp.storage import Place, replacing
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_CHUNK = 1 << 20
 COLUMN_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 
 
@@ -106,9 +107,10 @@ def scan_shard(path: Path) -> Iterator[Member]:
 
     Raises:
         ShardError: the file is missing, truncated, not a tar, or not one of our shards: a member that is a
-            link or a folder, a name with a path or without a key, keys out of order, a member twice.
+            link or a folder, a name with a path or without a key, keys out of order, a member twice; or a
+            damaged header, which would end the tar for whoever reads it and hide the members behind it.
     """
-    last, columns = "", set[str]()
+    last, columns, end = "", set[str](), 0
     with open_shard(path) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
@@ -122,12 +124,23 @@ def scan_shard(path: Path) -> Iterator[Member]:
                         columns = set()
                     if key < last or column in columns:
                         raise ShardError(f"{path}: member {info.name!r} is there twice, or out of order")
-                    last = key
+                    last, end = key, info.offset_data + info.size
                     columns.add(column)
                     yield Member(key, column, info.offset_data, info.size)
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header it has seen
         except tarfile.TarError as error:
             raise ShardError(f"{path}: not a whole tar file: {error}") from None
+        _check_end(path, stream, -(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+
+
+def _check_end(path: Path, stream: BinaryIO, start: int) -> None:
+    """Nothing but zeros may follow the last member, and a block of them must."""
+    stream.seek(start)
+    while rest := stream.read(_CHUNK):
+        if rest.count(0) != len(rest):
+            raise ShardError(f"{path}: damaged at byte {start} or behind it: a header there cannot be read")
+    if stream.tell() == start:
+        raise ShardError(f"{path}: not a whole tar file: it has no end")
 
 
 def open_shard(path: Path) -> BinaryIO:
