@@ -1,7 +1,9 @@
 """Run every benchmark: `python -m benchmarks`."""
 
-from benchmarks import degradation, prior
+from benchmarks import degradation, prior, reading, scale
 
 if __name__ == "__main__":
     degradation.main()
     prior.main()
+    reading.main()
+    scale.main()

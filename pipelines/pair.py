@@ -9,7 +9,6 @@ from cfpp.synthesis.pairs import MASK_KIND, pair_config_hash, pair_spec
 from cfpp.synthesis.shards_job import JobReport, process_shards
 from cfpp.synthesis.tars import plan_from
 from pipelines.session import Session, run_stage
-from pipelines.throughput import record
 
 RESTORED = Path("data/restored")
 PAIRS = Path("data/pairs")
@@ -24,7 +23,7 @@ def main() -> None:
 def work(session: Session) -> None:
     report = pair(session)
     report.save(session.root / REPORT, {"mask": MASK_KIND})
-    record(session, report.speed())
+    session.log_speed(report.speed())
     session.log_artifact(session.root / REPORT)
 
 

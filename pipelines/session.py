@@ -31,7 +31,8 @@ from cfpp.registry.sink import MlflowSink
 from cfpp.storage import Place, check_writable, place_of
 from pipelines.host import Process, SessionFile, find_owner, spawn, start_head
 from pipelines.jobs import PARENT_RUN, check_place, check_reachable, job_server, run_job
-from pipelines.mirror import check_same, pull, push, stage_files
+from pipelines.mirror import THROUGHPUT, check_same, pull, push, stage_files
+from pipelines.throughput import put
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,15 @@ class Session:
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         self.run.log_metrics(metrics, step)
 
+    def log_speed(self, figures: Mapping[str, float]) -> None:
+        """Log how fast the stage ran, to MLflow and to its entry in reports/throughput.json."""
+        self.log_metrics(figures)
+        if self.elsewhere:  # a job's own folder has no entries of other stages
+            pull(self.storage, self.root, [THROUGHPUT])
+        put(self.root / THROUGHPUT, self.stage, figures)
+        if self.elsewhere:
+            push(self.storage, self.root, [THROUGHPUT])
+
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Upload a file, or a folder with all it holds, to the stage's run."""
         self.run.log_artifact(path, folder)
@@ -135,7 +145,9 @@ def run_stage(
             if session.elsewhere:
                 check_same(session.storage, root, files.deps)
                 pull(session.storage, root, files.deps)
+            start = time.monotonic()
             work(session)
+            session.log_speed({"stage_seconds": time.monotonic() - start})
             if session.elsewhere:
                 push(session.storage, root, files.outs)
                 pull(session.storage, root, [path for path in files.outs if path.startswith("data")])

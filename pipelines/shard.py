@@ -12,7 +12,6 @@ from cfpp.storage import Place
 from cfpp.synthesis.faces import face_config_hash, face_spec, list_source, plan_faces
 from cfpp.synthesis.shards_job import JobReport, process_shards
 from pipelines.session import Session, run_stage
-from pipelines.throughput import record
 
 log = logging.getLogger("pipelines.shard")
 
@@ -27,7 +26,7 @@ def main() -> None:
 def work(session: Session) -> None:
     report, facts = shard(session.params, session.storage)
     report.save(session.root / REPORT, facts)
-    record(session, report.speed())
+    session.log_speed(report.speed())
     session.log_metrics({"faces_listed": facts["listed"]})
     session.log_artifact(session.root / REPORT)
 

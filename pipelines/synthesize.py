@@ -13,7 +13,6 @@ from cfpp.synthesis.shard_work import ShardTask, WorkerSpec
 from cfpp.synthesis.shards_job import JobReport, process_shards
 from cfpp.synthesis.tars import plan_from
 from pipelines.session import Session, run_stage
-from pipelines.throughput import record
 
 SHARDS = Path("data/shards")
 RESTORED = Path("data/restored")
@@ -28,7 +27,7 @@ def main() -> None:
 def work(session: Session) -> None:
     report, facts = synthesize(session)
     report.save(session.root / REPORT, facts)
-    record(session, report.speed())
+    session.log_speed(report.speed())
     session.log_artifact(session.root / REPORT)
 
 

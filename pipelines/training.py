@@ -18,7 +18,6 @@ from cfpp.training.faces import StoredFaces
 from cfpp.training.job import TrainJob, TrainResult, run_name
 from cfpp.training.ray_train import fit
 from pipelines.session import Session
-from pipelines.throughput import record
 
 log = logging.getLogger(__name__)
 
@@ -117,11 +116,7 @@ def train_one_model(
     session.log_params({"perceptual": perceptual})
     report(session, {"steps": trained.card.steps, "val": trained.card.metrics}, trained.result.curves)
     if trained.result.images_per_second is not None:
-        session.log_metrics({"images_per_second_mean": trained.result.images_per_second})
-        record(
-            session,
-            {"images_per_second": trained.result.images_per_second, "steps": float(trained.card.steps)},
-        )
+        session.log_speed({"images_per_second_mean": trained.result.images_per_second})
 
 
 def publish(session: Session, folder: Path, weights: Mapping[str, Tensor], card: Card) -> None:

@@ -26,6 +26,7 @@ class WordTask(ShardTask):
     lost: frozenset[str] = frozenset()
     dies_once: str = ""
     damaged: bool = False
+    megabytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class WordWorker:
             if key in task.bad:
                 yield Refused(key, f"{key}.jpg", "truncated")
             elif key not in task.lost:
-                yield Made(key, {"hq.png": key.encode() * 50})
+                yield Made(key, {"hq.png": key.encode() * 50 + os.urandom(task.megabytes << 20)})
 
 
 def tasks(count: int = 4) -> list[WordTask]:
@@ -229,3 +230,22 @@ def test_keys_in_are_keys_out_plus_quarantined(
     assert written == groups["made"]
     assert {row.key for row in outcome.refused} == groups["bad"]
     assert outcome.row.count + outcome.row.quarantined == len(fate)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_memory_does_not_grow_with_the_number_of_shards(tmp_path: Path) -> None:
+    import psutil
+
+    peaks, driver = [], []
+    for count in (4, 40):
+        large = [replace(task, megabytes=2) for task in tasks(count)]  # 10 MB a shard
+        report = run(tmp_path / str(count), large)
+        assert sum(row.bytes for row in report.manifest.shards.values()) > count * 10 << 20
+        peaks.append(report.peak_memory)
+        driver.append(psutil.Process().memory_info().rss)
+    assert peaks[0] > 50 << 20  # of a real process
+    # 360 MB more went through; what is kept of a shard is its row.
+    assert peaks[1] - peaks[0] < 60 << 20
+    assert driver[1] - driver[0] < 60 << 20
