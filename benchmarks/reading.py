@@ -138,7 +138,7 @@ def compare_readers(made: list[Sample], params: Params) -> None:
     columns = TextureSpec(params.train_tgrn, SIZE, "", "", procedural=False).columns
     with tempfile.TemporaryDirectory() as name:
         merged, root = Path(name, "merged.tar"), Path(name, "project")
-        write_merged(merged, made)
+        write_merged(merged, made, columns)
         write_project(root, made, params.data.shard_size)
         start = time.perf_counter()
         store = SampleStore(root, "train", columns)
@@ -240,9 +240,9 @@ def stand_ins(face: Picture, mask: Picture, key: str, params: Params) -> dict[st
     }
 
 
-def write_merged(path: Path, made: Sequence[Sample]) -> None:
-    """All columns of every sample in one tar, as a WebDataset usually comes."""
-    write_shard(path, ((key, {file_name(column): data for column, data in m.items()}) for key, m in made))
+def write_merged(path: Path, made: Sequence[Sample], columns: Sequence[str]) -> None:
+    """These columns of every sample in one tar, and no others that its reader would have to pass over."""
+    write_shard(path, ((key, {file_name(column): m[column] for column in columns}) for key, m in made))
 
 
 def write_project(root: Path, made: Sequence[Sample], shard_size: int) -> None:

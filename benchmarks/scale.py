@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,18 +94,22 @@ def bare_loop(project: Path) -> float:
 
 
 def workers_and_overhead(project: Path, runs: int) -> None:
-    seconds: dict[str, list[float]] = {"bare": [], "one": [], "two": []}
+    seconds: dict[str, list[float]] = defaultdict(list)
     for _ in range(runs):
         seconds["bare"].append(bare_loop(project))
         for name, workers in (("one", 1), ("two", 2)):
             shutil.rmtree(project / "data/restored", ignore_errors=True)
+            start = time.perf_counter()
             with one_ray():
                 seconds[name].append(job(project, workers).seconds)
+                seconds[f"{name} with Ray's own start"].append(time.perf_counter() - start)
     bare, one, two = (statistics.median(seconds[name]) for name in ("bare", "one", "two"))
     faces = sum(row.count for row in Manifest.load(project / "data/shards").shards.values())
     print(f"{faces} faces of {SIZE}, medians of {runs}:")
     print(f"bare loop {bare:.1f} s, one worker {one:.1f} s, two workers {two:.1f} s")
+    started = statistics.median(seconds["one with Ray's own start"])
     print(f"orchestration, start of the workers included: {one / bare - 1:+.1%} of the bare loop")
+    print(f"Ray's own start, once per dvc repro, included too: {started / bare - 1:+.1%}")
     print(f"two workers against one: {one / two:.2f} times the shards per second")
 
 
@@ -128,7 +133,9 @@ def resumed(project: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.scale", "--drive", str(project)]
     driver = subprocess.Popen(command, start_new_session=True)
     while len(Manifest.load(folder).shards) < 0.9 * total:
-        time.sleep(0.1)
+        if driver.poll() is not None:
+            raise RuntimeError(f"the driver ended with {driver.returncode} before it could be killed")
+        time.sleep(0.05)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     kept = len(Manifest.load(folder).shards)

@@ -189,7 +189,7 @@ def _verify(options: argparse.Namespace) -> None:
     from cfpp.storage import place_of
 
     params = load_params()
-    outcome = verify(place_of(params.storage.root), pictures_count=params.prior.kind == "folder")
+    outcome = verify(place_of(params.storage.root), params.prior)
     for finding in outcome.findings:
         print(finding)
     for name, tally in outcome.tallies.items():

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,11 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes ``path`` in one step, flushed to the disk, when the block ends.
 
-    After an error in the block, ``path`` is as it was and what was written is gone; after a kill it stays
-    as ``path``.tmp. Missing folders above ``path`` are made.
+    After an error in the block, ``path`` is as it was and what was written is gone; after a kill it stays,
+    under a name that ends in .tmp and is nobody else's. Missing folders above ``path`` are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.tmp")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield partial
         with partial.open("rb") as file:

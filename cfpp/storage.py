@@ -7,6 +7,7 @@ A server that does not answer is waited for, `PATIENCE` seconds at most.
 """
 
 import atexit
+import errno
 import hashlib
 import logging
 import os
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on this machine
 PATIENCE = 120.0  # seconds that a server may stay away
 SCHEME = "s3://"
 _CHUNK = 8 << 20  # bytes
@@ -179,11 +181,17 @@ def read_bytes(place: Place) -> bytes:
 
 
 def content_digest(place: Place) -> str:
-    """sha256 of an input file, or "unreadable": it counts for what follows, and the worker says why."""
+    """sha256 of an input file, or "unreadable": it counts for what follows, and the worker says why.
+
+    Raises:
+        StorageError: S3 does not answer, or refuses; that says nothing of the file.
+    """
     try:
         if isinstance(place, Path):
             return files.file_digest(place)
         return hashlib.sha256(read_bytes(place)).hexdigest()
+    except StorageError:
+        raise
     except OSError:
         return "unreadable"
 
@@ -199,9 +207,19 @@ def size_of(place: Place) -> int | None:
 
 
 def names_under(place: Place) -> list[str]:
-    """Relative paths, with slashes, of every file or object at any depth; sorted. None at all is no error."""
+    """Relative paths, with slashes, of every file or object at any depth; sorted. None at all is no error.
+
+    Raises:
+        StorageError: a folder cannot be listed.
+    """
     if isinstance(place, Path):
-        return sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file())
+
+        def stop(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise StorageError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+        paths = (Path(top, name) for top, _, names in os.walk(place, onerror=stop) for name in names)
+        return sorted(path.relative_to(place).as_posix() for path in paths if path.is_file())
     import pyarrow.fs
 
     selector = pyarrow.fs.FileSelector(place.key, recursive=True, allow_not_found=True)
@@ -251,7 +269,7 @@ def check_writable(place: Place) -> None:
             probe.unlink()
         else:
             target = probe
-            _patiently(place, lambda: _put(target, b"1"), patience=5.0)
+            _patiently(place, lambda: _put(target, b"1"), patience=15.0)
             _patiently(place, lambda: _s3().delete_file(target.key))
     except StorageError as error:
         raise StorageError(f"storage.root: {error}") from error
@@ -261,24 +279,34 @@ def check_writable(place: Place) -> None:
 
 
 def s3_filesystem() -> Any:
-    """The `pyarrow.fs.S3FileSystem` of this environment, for libraries that take one."""
-    return _s3()
+    """The `pyarrow.fs.S3FileSystem` of this environment for libraries that take one, patient in itself."""
+    return _filesystem(*_settings(), attempts=12)
 
 
 def _s3() -> Any:
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
-    return _filesystem(*(os.environ.get(name) or None for name in names))
+    return _filesystem(*_settings(), attempts=3)
+
+
+def _settings() -> tuple[str | None, str | None]:
+    """Endpoint and region, as the environment says."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return endpoint, os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
 
 
 @lru_cache(maxsize=4)
-def _filesystem(
-    s3_endpoint: str | None, endpoint: str | None, region: str | None, default: str | None
-) -> Any:
+def _filesystem(endpoint: str | None, region: str | None, attempts: int) -> Any:
     import pyarrow.fs
 
-    where = urlsplit(s3_endpoint or endpoint or "")
-    address = {"scheme": where.scheme, "endpoint_override": where.netloc} if where.netloc else {}
-    return pyarrow.fs.S3FileSystem(region=region or default, **address)
+    address = {}
+    if endpoint:
+        url = urlsplit(endpoint)
+        if url.scheme not in ("http", "https") or not url.netloc:
+            raise StorageError(
+                f"AWS_ENDPOINT_URL: expected http://HOST:PORT or https://..., found {endpoint!r}"
+            )
+        address = {"scheme": url.scheme, "endpoint_override": url.netloc}
+    retries = pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=attempts)
+    return pyarrow.fs.S3FileSystem(region=region, retry_strategy=retries, **address)
 
 
 def _upload(path: Path, place: S3Path) -> None:
@@ -319,6 +347,8 @@ def _patiently(place: Place, action: Callable[[], Result], patience: float | Non
             raise FileNotFoundError(f"{place}: there is no such object") from None
         except OSError as error:
             text = " ".join(str(error).split())
+            if error.errno in LOCAL:
+                raise
             if not _PASSING.search(text):
                 raise StorageError(f"{place}: {_advice(text)}") from error
             if time.monotonic() > deadline:

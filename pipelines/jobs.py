@@ -21,18 +21,33 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
+
 from cfpp.config import Params, ParamsError
 from cfpp.errors import MendableError
 from cfpp.lineage import GIT_COMMIT, git_commit, params_hash
 from cfpp.storage import check_writable, place_of
-from pipelines.mirror import THROUGHPUT, check_same, pull, stage_files
+from pipelines.mirror import THROUGHPUT, check_same, pull_all, stage_files
 
 log = logging.getLogger(__name__)
 
 PARENT_RUN = "CFPP_PARENT_RUN"  # environment variable: the MLflow run that a job's own belongs to
-FORWARDED = ("AWS_", "MLFLOW_TRACKING_", "CFPP_")  # environment variables that a job sees, by how they begin
+FORWARDED = (
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "MLFLOW_TRACKING_USERNAME",
+)
+SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD")
+SEND_SECRETS = (
+    "CFPP_SEND_SECRETS"  # environment variable: set, jobs get `SECRET` too, for all who see the dashboard
+)
 LAST_LINES = 20
+PATIENCE = 600.0  # seconds that the cluster may be out of sight
 STOP_PATIENCE = 60.0  # seconds that a stopped job may take to end
+# What a broken tunnel raises: requests' and aiohttp's errors, and what Ray makes of an answer that is none.
+_CONNECTION = (OSError, RuntimeError, aiohttp.ClientError)
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in the entrypoint's environment
 
 
@@ -46,13 +61,18 @@ def job_server() -> str | None:
     return address if address.startswith(("http://", "https://")) else None
 
 
+def in_job() -> bool:
+    """Whether this process is the entrypoint of a Ray job."""
+    return _IN_JOB in os.environ
+
+
 def check_place(params: Params, root: Path) -> None:
     """In a Ray job, whose folder goes with it: whether results go to a place that stays.
 
     Raises:
         ParamsError: storage.root is relative to that folder.
     """
-    if _IN_JOB not in os.environ:
+    if not in_job():
         return
     if not params.storage.root:
         log.warning("storage.root is empty: the results stay in this job's own folder, %s", root)
@@ -107,13 +127,14 @@ def run_job(
     commit = git_commit(root)
     metadata = {
         "stage": stage,
-        "storage": params.storage.root,
+        "storage": str(storage),
         "git_commit": commit,
         "params_hash": params_hash(params),
     }
     job = _under_way(client, metadata)
     if job is None:
-        variables = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
+        sent = (*FORWARDED, *SECRET) if os.environ.get(SEND_SECRETS) else FORWARDED
+        variables = {name: os.environ[name] for name in sent if name in os.environ}
         job = client.submit_job(
             entrypoint=f"python -m pipelines.{stage}",
             submission_id=f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
@@ -131,7 +152,7 @@ def run_job(
     with _stopping(client, job):
         _watch(client, job)
     if elsewhere:
-        pull(storage, root, (*files.outs, THROUGHPUT))
+        pull_all(storage, root, (*files.outs, THROUGHPUT))
 
 
 def _check_params(params: Params) -> None:
@@ -160,10 +181,10 @@ def _under_way(client: Any, metadata: dict[str, str]) -> str | None:
         same_data = all(found.get(name) == metadata[name] for name in ("stage", "storage"))
         if job.status.is_terminal() or not same_data:
             continue
-        if found == metadata:
+        if found == metadata and metadata["git_commit"].isalnum():
             return str(job.submission_id)
         raise JobError(
-            f"job {job.submission_id} writes the same data with other params or code; "
+            f"job {job.submission_id} writes the same data with other params code, or uncommitted code; "
             f"wait for it, or `ray job stop {job.submission_id}`"
         )
     return None
@@ -183,7 +204,10 @@ def _stopping(client: Any, job: str) -> Iterator[None]:
         log.warning("stopping job %s", job)
         client.stop_job(job)
         deadline = time.monotonic() + STOP_PATIENCE
-        while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
+        while not client.get_job_status(job).is_terminal():
+            if time.monotonic() > deadline:
+                log.warning("job %s has not ended yet: ray job stop %s", job, job)
+                break
             time.sleep(0.5)
         raise
     finally:
@@ -197,13 +221,23 @@ def _watch(client: Any, job: str) -> None:
         JobError: it failed or was stopped.
     """
     lines: deque[str] = deque(maxlen=LAST_LINES)
-    shown = 0
+    shown, seen_at = 0, time.monotonic()
     while True:
-        shown = asyncio.run(_stream(client, job, shown, lines))
-        status = client.get_job_status(job)
+        try:
+            shown = asyncio.run(_stream(client, job, shown, lines))
+            status, seen_at = client.get_job_status(job), time.monotonic()
+        except _CONNECTION as error:
+            if time.monotonic() - seen_at > PATIENCE:
+                raise JobError(
+                    f"job {job} is out of sight for {PATIENCE:.0f} s: {error}; it may still run: start again "
+                    f"to watch it on"
+                ) from error
+            log.warning("lost sight of job %s, looking again: %s", job, error)
+            time.sleep(2)
+            continue
         if status.is_terminal():
             break
-        time.sleep(1)  # the connection broke, or the job is between its last line and its end
+        time.sleep(1)  # between its last line and its end
     if status.value != "SUCCEEDED":
         message = client.get_job_info(job).message or ""
         tail = "\n".join(lines)
@@ -221,8 +255,8 @@ async def _stream(client: Any, job: str, shown: int, lines: deque[str]) -> int:
             sys.stderr.flush()
             *whole, rest = (rest + new).split("\n")
             lines.extend(whole)
-    except (OSError, RuntimeError) as error:
-        log.warning("lost sight of job %s, looking again: %s", job, error)
+    except _CONNECTION as error:
+        log.warning("lost the log of job %s, looking again: %s", job, error)
     if rest:
         lines.append(rest)
     return max(shown, seen)

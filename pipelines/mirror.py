@@ -47,14 +47,30 @@ def stage_files(stage: str, root: Path) -> StageFiles:
 def pull(storage: Place, root: Path, paths: Iterable[str]) -> None:
     """Copy files and folders from the storage into the project; of data, the tables alone.
 
-    What the project holds at these paths and the storage does not is removed: it is an older run's.
+    What else the project holds in these folders is removed: it is an older run's, or tars of a run that had
+    its storage here. A path at which the storage has nothing is left alone.
     """
     for path in paths:
         names = _names(storage, path)
-        for name in set(_names(root, path)) - set(names):
-            (root / name).unlink()
+        stale = set(names_under(root / path)) if names and not Path(path).suffix else set()
+        for name in stale - {Path(name).relative_to(path).as_posix() for name in names}:
+            (root / path / name).unlink()
         for name in names:
             copy(storage / name, root / name)
+
+
+def pull_all(storage: Place, root: Path, paths: Iterable[str]) -> None:
+    """`pull` what must be there.
+
+    Raises:
+        MirrorError: the storage has nothing at one of the paths.
+    """
+    for path in paths:
+        if not _names(storage, path):
+            raise MirrorError(
+                f"{storage / path}: nothing is there; do all machines see the same storage.root?"
+            )
+        pull(storage, root, [path])
 
 
 def push(storage: Place, root: Path, paths: Iterable[str]) -> None:
@@ -76,7 +92,7 @@ def check_same(storage: Place, root: Path, paths: Iterable[str]) -> None:
     """
     for path in paths:
         for name in _names(root, path):
-            if not Path(name).is_relative_to("reports") and not _same(root / name, storage / name):
+            if not _same(root / name, storage / name):
                 raise MirrorError(
                     f"{name} is not what lies in {storage}: another run has written there, or only here. "
                     f"Run its stage again (dvc repro -f -s STAGE), or take another storage.root"

@@ -30,7 +30,7 @@ from cfpp.registry.runs import FAILED, FINISHED, KILLED, StageRun, Store, close_
 from cfpp.registry.sink import MlflowSink
 from cfpp.storage import Place, check_writable, place_of
 from pipelines.host import Process, SessionFile, find_owner, spawn, start_head
-from pipelines.jobs import PARENT_RUN, check_place, check_reachable, job_server, run_job
+from pipelines.jobs import PARENT_RUN, check_place, check_reachable, in_job, job_server, run_job
 from pipelines.mirror import THROUGHPUT, check_same, pull, push, stage_files
 from pipelines.throughput import put
 
@@ -177,7 +177,7 @@ def stage_session(stage: str, params: Params, ray: bool) -> Iterator[Session]:
                 sections = _SECTIONS.get(stage, ("run",))
                 run.log_params({name: to_dict(getattr(params, name)) for name in sections})
                 if ray:
-                    _connect(cluster, parent.shared, root)
+                    _connect(cluster, parent.shared, root, storage != root.resolve())
                 yield Session(stage, params, root, storage, parent.run_id, run)
                 tags = lineage(params, root)  # the stage may have made what the first tags could not name
                 for run_id in (run.run_id, parent.run_id):
@@ -313,7 +313,7 @@ class _Shared:
         return "\n".join([f"the end of {self.file.log}:", *lines[-20:]])
 
 
-def _connect(cluster: str | None, shared: _Shared | None, root: Path) -> None:
+def _connect(cluster: str | None, shared: _Shared | None, root: Path, elsewhere: bool) -> None:
     if not cluster and not shared:
         start_head(root)
         return
@@ -322,5 +322,12 @@ def _connect(cluster: str | None, shared: _Shared | None, root: Path) -> None:
     if cluster and ":" in cluster:
         check_reachable(cluster)
     address = cluster or (shared.ray_address() if shared else "auto")
-    ray.init(address=address, logging_level=logging.WARNING)
+    # A job's code is on all nodes already, and our own host's workers find it by PYTHONPATH.
+    code = {"working_dir": str(root)} if cluster and not in_job() else None
+    ray.init(address=address, logging_level=logging.WARNING, runtime_env=code)
+    if in_job() and not elsewhere and len([node for node in ray.nodes() if node["Alive"]]) > 1:
+        raise SessionError(
+            "storage.root: is empty, but the nodes of this cluster share no folder with a Ray job; name an "
+            "absolute folder that they share, or s3://bucket/prefix"
+        )
     logger.info("joined Ray at %s", address)

@@ -17,6 +17,7 @@ from cfpp.training.curves import Row, write_csv
 from cfpp.training.faces import StoredFaces
 from cfpp.training.job import TrainJob, TrainResult, run_name
 from cfpp.training.ray_train import fit
+from pipelines.mirror import pull
 from pipelines.session import Session
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,8 @@ def train_model(
     )
     model = Path(RUNS, run, "model")
     folder = root / model
+    if session.elsewhere:  # a job's own folder has nothing of earlier runs
+        pull(session.storage, root, [str(model)])
     if result.images_per_second is None and (folder / CARD_FILE).is_file():
         # Nothing was left to train: the commit is that of the training, not today's.
         card = replace(card, git_commit=read_card(folder).git_commit)

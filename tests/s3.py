@@ -109,7 +109,9 @@ def s3_server(folder: Path, extra: Mapping[str, str] | None = None) -> Iterator[
             allow_bucket_creation=True,
         )
         maker.create_dir(BUCKET)
-        yield S3Server(Door(port), log)
+        door = Door(port)
+        yield S3Server(door, log)
+        door.shut()
     finally:
         process.kill()
         process.wait()

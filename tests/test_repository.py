@@ -35,7 +35,12 @@ def test_every_stage_names_files_and_params_that_exist() -> None:
     yaml = YAML(typ="safe")
     stages = yaml.load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     params = yaml.load((REPOSITORY / "params.yaml").read_text())
-    made = [out for stage in stages.values() for out in stage["outs"] + stage.get("metrics", [])]
+    made = [
+        out
+        for stage in stages.values()
+        for kind in ("outs", "metrics", "plots")
+        for out in stage.get(kind, [])
+    ]
     names = {name for out in made for name in ([out] if isinstance(out, str) else out)}
     for name, stage in stages.items():
         assert stage["cmd"] == f"python -m pipelines.{name}"
@@ -53,7 +58,7 @@ def test_a_stage_depends_on_all_the_code_that_decides_its_result(stage: str) -> 
     assert list(yaml) == STAGES
     own = ("cfpp", "pipelines")
     # What reads params and source, or keeps records, decides no byte.
-    plumbing = needed_code("pipelines.throughput", "cfpp.imports", "cfpp.progress", own=own).own
+    plumbing = needed_code("pipelines.session", "cfpp.imports", "cfpp.progress", own=own).own
     for module in needed_code(f"pipelines.{stage}", own=own).own - plumbing:
         path = source_of(module)
         assert path is not None

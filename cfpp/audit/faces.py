@@ -3,14 +3,16 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from cfpp.audit.stages import STAGES, Stage
+from cfpp.audit.stages import STAGES, Stage, fault_of
 from cfpp.data.manifest import Manifest, QuarantineRow, ShardRow, shard_path
-from cfpp.data.shards import DataError, open_shard, scan_shard
-from cfpp.storage import Place, fetch
+from cfpp.data.shards import DataError, ShardError, open_shard, scan_shard
+from cfpp.storage import Place, reading
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def _spot(storage: Place, manifest: Manifest, key: str) -> tuple[str, int]:
         seen.append(refused.key)
     for row in sorted(manifest.shards.values()):
         place = shard_path(STAGES[0].place(storage), row.split, row.shard)
-        own = list(dict.fromkeys(member.key for member in scan_shard(fetch(place, row.sha256))))
+        with _opened(place) as path:
+            own = list(dict.fromkeys(member.key for member in scan_shard(path)))
         if key in own:
             return row.split, row.shard
         seen += own
@@ -98,17 +101,24 @@ def _entry(
     for refused in manifest.quarantine.get((split, shard), ()):
         if refused.key == key:
             return Entry(stage, place, row, refusal=refused)
-    path = fetch(place, row.sha256)
-    members = [member for member in scan_shard(path) if member.key == key]
-    if not members:
-        return None
-    with open_shard(path) as stream:
+    with _opened(place) as path, open_shard(path) as stream:
+        members = [member for member in scan_shard(path) if member.key == key]
         texts = {
             member.column: json.loads(os.pread(stream.fileno(), member.size, member.offset))
             for member in members
             if member.column.endswith(".json")
         }
-    return Entry(stage, place, row, tuple(member.column for member in members), texts)
+    return Entry(stage, place, row, tuple(member.column for member in members), texts) if members else None
+
+
+@contextmanager
+def _opened(place: Place) -> Iterator[Path]:
+    """A shard on the local disk, where no copy of it stays: the face may have to go."""
+    with reading(place) as path:
+        try:
+            yield path
+        except ShardError as error:
+            raise ShardError(f"{place}: {fault_of(error, path)}; see cfpp verify") from error
 
 
 def describe(face: Face, source: str) -> Iterator[tuple[str, str]]:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cfpp.data.manifest import MANIFEST_FILE, QUARANTINE_FILE, SPLITS, Manifest
-from cfpp.data.shards import DataError
+from cfpp.config import PriorParams
+from cfpp.data.manifest import SPLITS, Manifest
 from cfpp.storage import Place
 
 DATA = Path("data")
@@ -44,15 +44,15 @@ class Stage:
         """Its tables; empty when it has none.
 
         Raises:
-            DataError: one of them is damaged, or has other columns.
+            ManifestError: one of them is damaged, or has other columns.
         """
-        try:
-            return Manifest.load(self.place(storage))
-        except TypeError as error:
-            tables = f"{MANIFEST_FILE} or {QUARANTINE_FILE}"
-            raise DataError(
-                f"{self.place(storage)}: {tables} has not a manifest's columns: {error}"
-            ) from None
+        return Manifest.load(self.place(storage))
+
+    def stale(self, prior: PriorParams) -> str:
+        """What to do about its files where these params have no stage that writes them; else ""."""
+        if self.folder == "codes" and prior.source != "train":
+            return f"remove {self.name}: no prior is trained here now (prior.source)"
+        return ""
 
 
 STAGES = (

@@ -4,35 +4,57 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from cfpp.audit.stages import STAGES
+from cfpp.audit.stages import STAGES, fault_of
 from cfpp.data.fingerprint import fingerprint
-from cfpp.models.weights import Card, WeightsError, read_card
-from cfpp.storage import Place
+from cfpp.models.weights import CARD_FILE, Card, WeightsError, read_card
+from cfpp.storage import Place, names_under, reading
 
 log = logging.getLogger(__name__)
 
 
+_CARDS = {"models": f"*/{CARD_FILE}", "runs": f"*/model/{CARD_FILE}"}
+
+
 @dataclass(frozen=True)
 class Trained:
-    """A model on this disk: its folder, relative to the project, and its card."""
+    """A model within reach.
+
+    Attributes:
+        folder: where it lies; relative to the project, or a place of the storage.
+        card: what it says of itself.
+        is_part: whether it lies under models/.
+    """
 
     folder: str
     card: Card
+    is_part: bool
 
 
-def trained_models(root: Path) -> list[Trained]:
-    """Every model under models/ and every one that a run left under runs/; the same weights once."""
-    cards = [*sorted(root.glob("models/*/card.json")), *sorted(root.glob("runs/*/model/card.json"))]
-    found: dict[str, Trained] = {}
-    for path in cards:
-        try:
-            card = read_card(path.parent)
-        except WeightsError as error:
-            log.warning("%s", error)
-            continue
-        found.setdefault(card.sha256, Trained(path.parent.relative_to(root).as_posix(), card))
+def trained_models(root: Path, storage: Place) -> list[Trained]:
+    """Every model under models/ and every one that a run left under runs/, in the project and in the storage
+    if that is elsewhere; the same weights once.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    root, found = root.resolve(), dict[str, Trained]()
+    for base in dict.fromkeys((root, storage)):
+        for under, pattern in _CARDS.items():
+            for name in map(PurePosixPath, names_under(base / under)):
+                if not PurePosixPath("/", name).match(f"/{pattern}"):
+                    continue
+                place = base / under / name
+                try:
+                    with reading(place) as path:
+                        card = _card(place, path)
+                except WeightsError as error:
+                    log.warning("%s", error)
+                    continue
+                folder = Path(under, name).parent
+                shown = folder.as_posix() if base == root else str(base / folder)
+                found.setdefault(card.sha256, Trained(shown, card, under == "models"))
     return list(found.values())
 
 

@@ -10,7 +10,15 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from cfpp.audit.stages import STAGES, Stage, fault_of
-from cfpp.data.manifest import MANIFEST_FILE, QUARANTINE_FILE, Manifest, ShardRow, shard_path
+from cfpp.config import PriorParams
+from cfpp.data.manifest import (
+    MANIFEST_FILE,
+    QUARANTINE_FILE,
+    Manifest,
+    ManifestError,
+    ShardRow,
+    shard_path,
+)
 from cfpp.data.shards import DataError, ShardError, scan_shard, shard_name
 from cfpp.files import file_digest
 from cfpp.progress import progress_bar
@@ -54,13 +62,13 @@ class _Column:
     planned: tuple[str, ...] = ()  # keys of data/shards, refused ones included
 
 
-def verify(storage: Place, *, pictures_count: bool) -> Verification:
+def verify(storage: Place, prior: PriorParams) -> Verification:
     """Check every stage folder that is there: tables, sizes, sha256s, tar headers, keys, and leftovers.
 
     Args:
         storage: the storage's root, which holds `data/`.
-        pictures_count: restored shards were made from pictures as well (prior.kind: folder), so that their
-            input is not the shard alone.
+        prior: where restorations come from; under kind "folder" restored shards were made from pictures as
+            well, so that their input is not the shard alone.
 
     Raises:
         DataError: there is nothing to check.
@@ -68,19 +76,22 @@ def verify(storage: Place, *, pictures_count: bool) -> Verification:
     """
     outcome = Verification()
     manifests: dict[str, Manifest] = {}
+    unknown = set()
     for stage in STAGES:
         names = names_under(stage.place(storage))
         if names:
             outcome.tallies[stage.name] = Tally()
             try:
                 manifests[stage.folder] = stage.manifest(storage)
-            except DataError as error:
-                outcome.findings.append(f"{fault_of(error, stage.place(storage))}; run {stage.again}")
+            except ManifestError as error:
+                cure = stage.stale(prior) or f"remove it and run {stage.again}"
+                outcome.findings.append(f"{error.place}: {error.why}; {cure}")
+                unknown.add(stage.folder)
                 continue
-            outcome.findings += _leftovers(storage, stage, manifests[stage.folder], names)
+            outcome.findings += _leftovers(storage, stage, manifests[stage.folder], names, prior)
     if not outcome.tallies:
         raise DataError(f"{storage / 'data'}: no stage has written anything; run dvc repro")
-    check = _Check(storage, manifests, pictures_count)
+    check = _Check(storage, manifests, frozenset(unknown), prior)
     spots = sorted({spot for manifest in manifests.values() for spot in manifest.shards})
     owners: dict[str, str] = {}
     with ThreadPoolExecutor(_THREADS) as threads, closing(progress_bar(len(spots), "verify", "shard")) as bar:
@@ -99,11 +110,12 @@ def verify(storage: Place, *, pictures_count: bool) -> Verification:
 
 @dataclass(frozen=True)
 class _Check:
-    """The checks of one shard number."""
+    """The checks of one shard number; `unknown` are the folders whose manifests are damaged."""
 
     storage: Place
     manifests: dict[str, Manifest]
-    pictures_count: bool
+    unknown: frozenset[str]
+    prior: PriorParams
 
     def column(self, spot: Spot) -> _Column:
         """The shards of this number in every stage."""
@@ -121,7 +133,8 @@ class _Check:
                 column.findings += faults
             elif manifest and spot[0] in stage.splits and self._source_row(stage, spot):
                 place = shard_path(stage.place(self.storage), *spot)
-                column.findings.append(f"{place}: its manifest does not list it; run {stage.again}")
+                cure = stage.stale(self.prior) or f"run {stage.again}"
+                column.findings.append(f"{place}: its manifest does not list it; {cure}")
         column.planned = (*keys.get(STAGES[0].folder, ()), *self._refused(STAGES[0], spot))
         return column
 
@@ -130,9 +143,10 @@ class _Check:
         name = f"{row.split}/{shard_name(row.shard)}"
         folder = stage.place(self.storage)
         place, table = folder / name, folder / QUARANTINE_FILE
-        size = size_of(place)
+        stale, size = stage.stale(self.prior), size_of(place)
         if size is None:
-            return None, [f"{place}: there is no such shard, but its manifest lists it; run {stage.again}"]
+            cure = stale or f"run {stage.again}"
+            return None, [f"{place}: there is no such shard, but its manifest lists it; {cure}"]
         keys, faults = self._contents(place, size, row)
         if keys is not None:
             refused = self._refused(stage, (row.split, row.shard))
@@ -145,7 +159,8 @@ class _Check:
             if len({*refused}) < len(refused):
                 faults.append(f"{table}: a key of {name} has two rows")
         # Without the shard its stage makes it, and its rows, anew; a row alone would be taken for granted.
-        return keys, [f"{fault}; remove {stage.name}/{name} and run {stage.again}" for fault in faults]
+        cure = stale or f"remove {stage.name}/{name} and run {stage.again}"
+        return keys, [f"{fault}; {cure}" for fault in faults]
 
     @staticmethod
     def _contents(place: Place, size: int, row: ShardRow) -> tuple[set[str] | None, list[str]]:
@@ -168,16 +183,17 @@ class _Check:
 
     def _against_source(self, stage: Stage, row: ShardRow, keys: dict[str, set[str]]) -> list[str]:
         """Whether a shard was made from the one that lies in its source folder, and of all its keys."""
-        if not stage.source:
+        if not stage.source or stage.source in self.unknown:
             return []
         spot = (row.split, row.shard)
         place = shard_path(stage.place(self.storage), *spot)
-        source = self._source_row(stage, spot)
+        source, stale = self._source_row(stage, spot), stage.stale(self.prior)
+        again = stale or f"run {stage.again}"
         if source is None:
-            return [f"{place}: data/{stage.source} has no such shard to make it from; run {stage.again}"]
-        from_pictures = stage.folder == "restored" and self.pictures_count
+            return [f"{place}: data/{stage.source} has no such shard to make it from; {again}"]
+        from_pictures = stage.folder == "restored" and self.prior.kind == "folder"
         if row.input_sha256 != source.sha256 and not from_pictures:
-            return [f"{place}: was made from another data/{stage.source}; run {stage.again}"]
+            return [f"{place}: was made from another data/{stage.source}; {again}"]
         if stage.source not in keys:
             return []  # that one is at fault, and has its own finding
         found, expected = keys[stage.folder] | {*self._refused(stage, spot)}, keys[stage.source]
@@ -186,7 +202,7 @@ class _Check:
             faults.append(f"lacks {_some(lost)} of data/{stage.source}, not quarantined either")
         if new := found - expected:
             faults.append(f"has {_some(new)}, not in data/{stage.source}")
-        return [f"{place}: {fault}; remove it and run {stage.again}" for fault in faults]
+        return [f"{place}: {fault}; {stale or f'remove it and {again}'}" for fault in faults]
 
     def _source_row(self, stage: Stage, spot: Spot) -> ShardRow | None:
         source = self.manifests.get(stage.source)
@@ -197,20 +213,22 @@ class _Check:
         return [row.key for row in manifest.quarantine.get(spot, ())] if manifest else []
 
 
-def _leftovers(storage: Place, stage: Stage, manifest: Manifest, names: list[str]) -> Iterator[str]:
+def _leftovers(
+    storage: Place, stage: Stage, manifest: Manifest, names: list[str], prior: PriorParams
+) -> Iterator[str]:
     """Files that no row stands for, and refused faces of shards that no row stands for."""
-    place = stage.place(storage)
+    place, again = stage.place(storage), stage.stale(prior) or f"run {stage.again}"
     listed = {f"{split}/{shard_name(shard)}" for split, shard in manifest.shards}
     if MANIFEST_FILE not in names:
-        yield f"{place / MANIFEST_FILE}: there is none, beside {len(names)} files; run {stage.again}"
+        yield f"{place / MANIFEST_FILE}: there is none, beside {len(names)} files; {again}"
     for name in names:
         if name.endswith(".tmp"):
-            yield f"{place / name}: half-written by a run that was killed; remove it, or run {stage.again}"
+            yield f"{place / name}: half-written by a run that was killed; remove it, or {again}"
         elif name.endswith(".tar") and name not in listed:
-            yield f"{place / name}: no row of its manifest lists it; remove it, or run {stage.again}"
+            yield f"{place / name}: no row of its manifest lists it; remove it, or {again}"
     for split, shard in sorted(manifest.quarantine.keys() - manifest.shards.keys()):
         where = f"{split}/{shard_name(shard)}"
-        yield f"{place / QUARANTINE_FILE}: has rows of {where}, the manifest has none; run {stage.again}"
+        yield f"{place / QUARANTINE_FILE}: has rows of {where}, the manifest has none; {again}"
 
 
 def _repeats(storage: Place, spot: Spot, keys: tuple[str, ...], owners: dict[str, str]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cfpp.data.shards import DataError, shard_name
 from cfpp.files import file_digest
@@ -16,9 +16,22 @@ SPLITS = ("train", "val", "test")
 MANIFEST_FILE = "manifest.parquet"
 QUARANTINE_FILE = "quarantine.parquet"
 
+Row = TypeVar("Row")
+
 
 class AccountingError(DataError):
     """Keys in are not keys out plus keys quarantined, or too many are quarantined."""
+
+
+class ManifestError(DataError):
+    """A table of a stage folder cannot be used: `place` says which, `why` the rest."""
+
+    def __init__(self, place: Place, why: str) -> None:
+        super().__init__(place, why)
+        self.place, self.why = place, why
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.why}; remove it and run its stage again (dvc repro -f -s STAGE)"
 
 
 @dataclass(frozen=True, order=True)
@@ -55,13 +68,20 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Place) -> "Manifest":
-        """Read a stage folder; a folder without a manifest gives an empty one."""
-        rows = [ShardRow(**row) for row in _read(folder / MANIFEST_FILE)]
+        """Read a stage folder; a folder without a manifest gives an empty one.
+
+        Raises:
+            ManifestError: a table is damaged, or has not the rows of a manifest.
+        """
+        rows = _read(folder / MANIFEST_FILE, ShardRow)
+        shards = {(row.split, row.shard): row for row in rows}
+        if len(shards) < len(rows):
+            raise ManifestError(folder / MANIFEST_FILE, "a shard has two rows")
         refused: dict[tuple[str, int], tuple[QuarantineRow, ...]] = {}
-        for entry in _read(folder / QUARANTINE_FILE):
-            row = QuarantineRow(**entry)
-            refused[row.split, row.shard] = (*refused.get((row.split, row.shard), ()), row)
-        return cls({(row.split, row.shard): row for row in rows}, refused)
+        for entry in _read(folder / QUARANTINE_FILE, QuarantineRow):
+            spot = (entry.split, entry.shard)
+            refused[spot] = (*refused.get(spot, ()), entry)
+        return cls(shards, refused)
 
     def save(self, folder: Place) -> None:
         """Write both tables, each whole or not at all; the same rows give the same bytes."""
@@ -92,12 +112,14 @@ class Manifest:
         return sorted(row for rows in self.quarantine.values() for row in rows)
 
     def holds(self, folder: Place, split: str, shard: int, input_sha256: str, config_hash: str) -> bool:
-        """Whether a shard is there, whole, and made from these inputs with this configuration.
+        """Whether a shard is there, whole, its refusals with it, and made from these inputs with this config.
 
         Of what lies in S3 the size is compared, not every byte: whoever reads it compares those.
         """
         row = self.shards.get((split, shard))
         if row is None or (row.input_sha256, row.config_hash) != (input_sha256, config_hash):
+            return False
+        if row.quarantined != len(self.quarantine.get((split, shard), ())):  # their table was lost
             return False
         path = shard_path(folder, split, shard)
         if size_of(path) != row.bytes:
@@ -150,28 +172,46 @@ def check_quarantine(manifest: Manifest, max_ratio: float) -> None:
         )
 
 
-def _read(place: Place) -> list[dict[str, Any]]:
+def read_table(path: Path) -> Any:
+    """The `pyarrow.Table` of a Parquet file on the local disk.
+
+    Raises:
+        DataError: it cannot be read to its end.
+    """
     import pyarrow.parquet as parquet
 
+    try:
+        return parquet.read_table(path, page_checksum_verification=True)
+    except Exception as error:  # pyarrow raises whatever a damaged byte leads it to
+        raise DataError(f"{path}: damaged, not a table: {' '.join(str(error).split())}") from error
+
+
+def _read(place: Place, kind: type[Row]) -> list[Row]:
     if size_of(place) is None:
         return []
     with reading(place) as path:
         try:
-            return list(parquet.read_table(path).to_pylist())
-        except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-            raise DataError(f"{place}: damaged, not a manifest: {error}") from error
+            table = read_table(path)
+            if not table.schema.equals(_schema(kind)):
+                raise DataError("its columns are not those of this version")
+            if any(column.null_count for column in table.columns):
+                raise DataError("it has empty cells")
+            return [kind(**row) for row in table.to_pylist()]
+        except (DataError, ValueError) as error:  # ValueError: text that is no UTF-8
+            raise ManifestError(place, str(error).removeprefix(f"{path}: ")) from error
+
+
+def _schema(kind: type) -> Any:
+    import pyarrow
+
+    types = {int: pyarrow.int64(), str: pyarrow.string()}
+    return pyarrow.schema([(item.name, types[item.type]) for item in dataclasses.fields(kind)])
 
 
 def _write(place: Place, kind: type, rows: list[Any]) -> None:
     import pyarrow
     import pyarrow.parquet as parquet
 
-    schema = pyarrow.schema(
-        [
-            (item.name, pyarrow.int64() if item.type is int else pyarrow.string())
-            for item in dataclasses.fields(kind)
-        ]
-    )
-    table = pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema)
+    table = pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in rows], _schema(kind))
     with replacing(place) as partial:
-        parquet.write_table(table, partial)
+        parquet.write_table(table, partial, write_page_checksum=True)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from cfpp.data.draws import generator
 from cfpp.data.manifest import Manifest, shard_path
 from cfpp.data.pictures import Picture, decode, decode_grey, to_tensor
 from cfpp.data.shards import ShardError, open_shard, scan_shard
+from cfpp.progress import progress_bar
 from cfpp.storage import Place, fetch
 
 log = logging.getLogger(__name__)
@@ -253,12 +255,20 @@ class Batches:
 
 def _fetch_all(shards: Sequence[tuple[Place, str]]) -> list[Path]:
     """Local paths of shards, given with their sha256; several are copied at a time."""
-    from tqdm import tqdm
-
-    remote = any(not isinstance(place, Path) for place, _ in shards)
-    with ThreadPoolExecutor(max_workers=8) as threads:
-        paths = threads.map(lambda shard: fetch(*shard), shards)
-        return list(tqdm(paths, total=len(shards), unit="shard", desc="copying", disable=not remote))
+    if all(isinstance(place, Path) for place, _ in shards):
+        return [fetch(*shard) for shard in shards]
+    paths = []
+    with (
+        ThreadPoolExecutor(max_workers=8) as threads,
+        closing(progress_bar(len(shards), "copy", "shard")) as bar,
+    ):
+        try:
+            for path in threads.map(lambda shard: fetch(*shard), shards):
+                paths.append(path)
+                bar.update(1)
+        except FileNotFoundError as error:
+            raise ShardError(f"{error}; run its stage") from None
+    return paths
 
 
 def encode_codes(codes: NDArray[np.uint16]) -> bytes:

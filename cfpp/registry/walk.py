@@ -49,7 +49,7 @@ def walk_face(params: Params, root: Path, key: str) -> Iterator[Line]:
     elif face.split in _HELD_OUT:
         yield "trainings", _HELD_OUT[face.split]
     else:
-        yield from _trainings(face, here, trained_models(root))
+        yield from _trainings(face, here, trained_models(root, storage))
     store = open_store(params.mlflow, root)
     versions = all_versions(store, params.mlflow.model_name) if store else []
     if not versions:
@@ -79,7 +79,7 @@ def walk_model(params: Params, root: Path, reference: str) -> Iterator[Line]:
     yield "MLflow", f"run {tags['parent_run']}, its stage register {tags['stage_run']}"
     figures = [f"{name[9:]} {value}" for name, value in sorted(tags.items()) if name.startswith("eval.out.")]
     yield "I_out", ", ".join(figures) or "no figures"
-    walk = _Cards(trained_models(root), data_identities(storage), training_runs(store))
+    walk = _Cards(trained_models(root, storage), data_identities(storage), training_runs(store))
     cards = package_cards(version, PARTS) or walk.named_by(version)
     for part in PARTS:
         if part in cards:
@@ -162,7 +162,7 @@ class _Cards:
         for origin, model in origins(card, self.known).items():
             if isinstance(model, str):
                 yield "", f"began with {origin}, sha256 {model[:12]}, not on this disk"
-            elif model.folder.startswith("models/"):  # a part itself
+            elif model.is_part:
                 yield "", f"began with {origin}, sha256 {model.card.sha256[:12]}, by {model.card.source}"
             else:
                 yield from self.back(f"  {origin}", model.card)

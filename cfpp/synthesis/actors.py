@@ -4,20 +4,19 @@ No picture passes through Ray: an actor reads and writes whole shards itself, so
 hundred bytes per shard, and memory does not grow with their number.
 """
 
-import errno
 import logging
+import os
 import pickle
 from collections.abc import Generator, Sequence
 from typing import Any
 
 from cfpp.config import ResourceParams
-from cfpp.data.manifest import shard_path
+from cfpp.data.manifest import MANIFEST_FILE, shard_path
 from cfpp.data.shards import DataError
 from cfpp.errors import MendableError
-from cfpp.storage import Place, place_of
+from cfpp.storage import LOCAL, Place, place_of, size_of
 from cfpp.synthesis.shard_work import ShardOutcome, ShardTask, ShardWorker, WorkerSpec, make_shard
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DEATHS = 5  # of workers over one and the same shard, before the stage gives up
 
 
@@ -34,8 +33,17 @@ class Actor:
         torch.set_num_threads(1)
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-        self.worker: ShardWorker = pickle.loads(spec).build()
         self.folder, self.config_hash = place_of(folder), config_hash
+        self.worker: ShardWorker | None = None
+        self.failure: MendableError | None = None
+        try:
+            if size_of(self.folder / MANIFEST_FILE) is None:  # the driver has just written it
+                raise DataError(
+                    f"{folder}: a worker does not see it; storage.root must be shared by all nodes"
+                )
+            self.worker = pickle.loads(spec).build()
+        except MendableError as error:
+            self.failure = error
 
     def __call__(self, batch: Any) -> Any:
         import pyarrow
@@ -45,12 +53,15 @@ class Actor:
 
     def _make(self, task: ShardTask) -> ShardOutcome | MendableError:
         """Errors are returned, for Ray's own wrapping loses the type on the way."""
+        if self.worker is None:
+            assert self.failure is not None
+            return self.failure
         try:
             return make_shard(task, self.worker, self.folder, self.config_hash)
         except MendableError as error:
             return error
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in LOCAL:
                 raise
             return DataError(
                 f"{shard_path(self.folder, task.split, task.shard)}: {error.strerror}; make room and run "
@@ -64,10 +75,20 @@ def on_ray(
     """Make the shards, yielding each as it is done; Ray must run.
 
     Raises:
+        DataError: this machine has less than one actor takes, or workers die again and again.
         MendableError: what a worker could not do, and a person can mend.
     """
     import ray
     from ray.exceptions import RayActorError
+
+    if "RAY_ADDRESS" not in os.environ:  # this machine will not grow, so waiting would never end
+        has = ray.cluster_resources()
+        for name, needed in (("CPU", resources.cpus), ("GPU", resources.gpus)):
+            if needed > has.get(name, 0):
+                raise DataError(
+                    f"an actor takes {needed:g} {name}s (resources of the stage in params.yaml), Ray has "
+                    f"{has.get(name, 0):g} here"
+                )
 
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours shows shards
     most = min(resources.max_actors, len(tasks))

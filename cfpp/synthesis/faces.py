@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from cfpp.data.folder import Listing, list_faces, load_face, place_of_face
 from cfpp.data.pictures import PictureError, encode_png
 from cfpp.data.procedural.render import render
 from cfpp.data.split import FaceRef, plan_shards
-from cfpp.storage import content_digest, place_of
+from cfpp.progress import progress_bar
+from cfpp.storage import StorageError, content_digest, place_of
 from cfpp.synthesis.shard_work import Made, Refused, ShardTask, reason_of
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,8 @@ class FaceWorker:
                 yield Made(face.key, self._members(face))
             except PictureError as error:
                 yield Refused(face.key, face.source, str(error))
+            except StorageError:  # no fault of the face's: whatever is wrong is wrong for all of them
+                raise
             except OSError as error:
                 yield Refused(face.key, face.source, f"cannot be read: {error.strerror}")
             except Exception as error:  # one face must not cost the others theirs
@@ -148,9 +152,12 @@ def _contents(params: DataParams, listing: Listing) -> dict[str, str]:
     """sha256 of each file by source; for a procedural face its source says everything."""
     if params.source != "folder":
         return {face.source: "" for face in listing.faces}
-    from tqdm import tqdm
-
     folder, sources = place_of(params.folder), [face.source for face in listing.faces]
     with ThreadPoolExecutor(max_workers=8) as threads:
         hashes = threads.map(lambda source: content_digest(place_of_face(folder, source)), sources)
-        return dict(zip(sources, tqdm(hashes, total=len(sources), unit="file", desc="hashing"), strict=True))
+        found = {}
+        with closing(progress_bar(len(sources), "hash", "file")) as bar:
+            for source, content in zip(sources, hashes, strict=True):
+                found[source] = content
+                bar.update(1)
+        return found

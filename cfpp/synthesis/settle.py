@@ -28,7 +28,8 @@ def settle(folder: Place, manifest: Manifest, tasks: Sequence[Task], config_hash
     held = {
         spot for spot, task in wanted.items() if manifest.holds(folder, *spot, task.input_sha256, config_hash)
     }
-    moves = _moves(folder, manifest, [task for spot, task in wanted.items() if spot not in held], config_hash)
+    missing = [task for spot, task in wanted.items() if spot not in held]
+    moves = _moves(folder, manifest, missing, held, config_hash)
     for spot in sorted({*manifest.shards, *manifest.quarantine} - held - {source for source, _ in moves}):
         manifest.drop(*spot)
     _sweep(folder, {*held, *(source for source, _ in moves)})
@@ -47,18 +48,28 @@ def settle(folder: Place, manifest: Manifest, tasks: Sequence[Task], config_hash
 
 
 def _moves(
-    folder: Place, manifest: Manifest, missing: Sequence[ShardTask], config_hash: str
+    folder: Place, manifest: Manifest, missing: Sequence[ShardTask], held: set[Spot], config_hash: str
 ) -> list[tuple[Spot, Spot]]:
-    """(from, to) of shards that only change their number, in an order in which none overwrites another."""
-    by_input = {(row.split, row.input_sha256): row.shard for row in manifest.shards.values()}
-    up: list[tuple[Spot, Spot]] = []
-    down: list[tuple[Spot, Spot]] = []
-    for task in missing:
-        old = by_input.get((task.split, task.input_sha256))
-        if old is None or not manifest.holds(folder, task.split, old, task.input_sha256, config_hash):
-            continue
-        (up if task.shard > old else down).append(((task.split, old), (task.split, task.shard)))
-    # The plan keeps the order of shards, so those that go up make room for each other from the top.
+    """(from, to) of shards that only change their number, in an order in which none overwrites another.
+
+    Not those of which every face was refused: they are all alike, and cheap.
+    """
+    rows = [row for spot, row in manifest.shards.items() if row.count and spot not in held]
+    by_input = {(row.split, row.input_sha256): row.shard for row in rows}
+    moves: list[tuple[Spot, Spot]] = []
+    last: Spot = ("", -1)
+    for task in sorted(missing, key=lambda task: (task.split, task.shard)):
+        source = (task.split, by_input.get((task.split, task.input_sha256), -1))
+        if (
+            source > last
+            and source[1] >= 0
+            and manifest.holds(folder, *source, task.input_sha256, config_hash)
+        ):
+            moves.append((source, (task.split, task.shard)))
+            last = source
+    # Sources and targets are in the same order, so those that go up make room for each other from the top.
+    up = [move for move in moves if move[1] > move[0]]
+    down = [move for move in moves if move[1] < move[0]]
     return sorted(up, reverse=True) + sorted(down)
 
 
@@ -79,7 +90,7 @@ def _move(folder: Place, manifest: Manifest, source: Spot, target: Spot) -> None
 def _sweep(folder: Place, kept: set[Spot]) -> None:
     keep = {f"{split}/{shard_name(shard)}" for split, shard in kept}
     for name in names_under(folder):
-        split, _, file = name.partition("/")
-        if split in SPLITS and file.endswith((".tmp", ".tar")) and name not in keep:
+        stale = name.partition("/")[0] in SPLITS and name.endswith(".tar") and name not in keep
+        if stale or name.endswith(".tmp"):
             log.info("removing %s", folder / name)
             remove(folder / name)

@@ -17,8 +17,8 @@ from cfpp.data.manifest import SPLITS, Manifest, check_quarantine
 from cfpp.data.shards import DataError
 from cfpp.files import replacing
 from cfpp.progress import progress_bar
-from cfpp.storage import Place, place_of
-from cfpp.synthesis.actors import FULL, on_ray
+from cfpp.storage import LOCAL, Place, place_of
+from cfpp.synthesis.actors import on_ray
 from cfpp.synthesis.settle import settle
 from cfpp.synthesis.shard_work import ShardOutcome, ShardTask, WorkerSpec
 
@@ -67,6 +67,8 @@ class JobReport:
     def speed(self) -> dict[str, float]:
         """Figures of this run: they differ from run to run."""
         seconds = max(self.seconds, 1e-9)
+        if not self.done:  # nothing was made, so there is no speed
+            return {"shards_done": 0.0, "shards_skipped": float(self.skipped), "seconds": self.seconds}
         return {
             "shards_done": float(self.done),
             "shards_skipped": float(self.skipped),
@@ -117,7 +119,7 @@ def process_shards(
                     manifest.save(folder)
                     made.append(outcome)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in LOCAL:
             raise
         raise DataError(
             f"{folder}: {error.strerror}; make room and run again: finished shards are kept"

@@ -1,7 +1,7 @@
 """What workers that make a shard from another shard share."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cfpp.data.manifest import Manifest, shard_path
-from cfpp.data.shards import DataError, scan_shard
+from cfpp.data.shards import DataError, ShardError, scan_shard
 from cfpp.storage import Place, place_of, reading
 from cfpp.synthesis.shard_work import ShardTask
 
@@ -31,7 +31,11 @@ class TarTask(ShardTask):
 
     @contextmanager
     def opened(self) -> Iterator[Self]:
-        with reading(place_of(self.source)) as path:
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(reading(place_of(self.source)))
+            except FileNotFoundError:
+                raise ShardError(f"{self.source}: no such shard; run its stage") from None
             yield replace(self, source=str(path))
 
     @property

@@ -84,7 +84,13 @@ def fit(job: TrainJob, *, name: str, storage: str, sink: SinkSpec) -> TrainResul
     threads = params.threads
     if "RAY_ADDRESS" not in os.environ:
         # This machine will not grow: more than it has would wait for ever, and more threads only share cores.
-        threads = min(threads, max(1, int(ray.cluster_resources().get("CPU", 1)) // params.workers))
+        has = ray.cluster_resources()
+        threads = min(threads, max(1, int(has.get("CPU", 1)) // params.workers))
+        if params.use_gpu and params.workers > has.get("GPU", 0):
+            raise TrainingError(
+                f"{job.name}: {params.workers} workers take a GPU each (train.workers, train.use_gpu); "
+                f"Ray has {has.get('GPU', 0):g} here"
+            )
     trainer = TorchTrainer(
         _loop(job, name, storage, sink, moving_bars=sys.stderr.isatty()),
         scaling_config=ScalingConfig(

@@ -1,6 +1,7 @@
 """Things that happen to machines, with real processes: what comes out is what an undisturbed run gives."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -221,6 +222,22 @@ def test_a_full_disk_loses_nothing(
     report = synthesize(tmp_path, models, seconds=0.0, file_limit=largest - 1, limit_lifted=str(room))
     assert report.skipped == len(kept.shards)
     check(tmp_path, expected)
+
+
+def test_a_training_worker_is_killed_at_an_arbitrary_step(machines: Machines, tmp_path: Path) -> None:
+    step = random.SystemRandom().randrange(PARAMS.steps)
+    plain = PaintSpec(extra_every=3, noise=0.1, discriminator_start=4)
+    undisturbed_run = run(tmp_path / "pure", job(spec=plain))
+    marker = tmp_path / "killed"
+    result = ray_train.fit(
+        job(spec=replace(plain, kill=(step, str(marker), str(tmp_path)))),
+        name="toy",
+        storage=str(tmp_path / "runs"),
+        sink=FileSink(str(tmp_path / "log")),
+    )
+    assert marker.exists()
+    assert same(result.weights, undisturbed_run.weights), f"killed at step {step}"
+    assert result.curves == undisturbed_run.curves
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])

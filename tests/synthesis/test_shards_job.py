@@ -85,9 +85,14 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def run(folder: Path, planned: Sequence[WordTask], workers: int = 2, ratio: float = 0.5) -> JobReport:
+def run(
+    folder: Path, planned: Sequence[WordTask], workers: int = 2, ratio: float = 0.5, **asked: float
+) -> JobReport:
     spec = WordSpec(str(folder.parent / f"{folder.name}.log"))
-    resources = ResourceParams(cpus=1, gpus=0, memory_gb=0, min_actors=1, max_actors=workers)
+    resources = replace(
+        ResourceParams(cpus=1, gpus=0, memory_gb=0, min_actors=1, max_actors=workers),
+        **asked,  # type: ignore[arg-type]
+    )
     return process_shards(
         planned, spec, folder, config_hash="config", resources=resources, max_quarantine_ratio=ratio
     )
@@ -249,3 +254,15 @@ def test_memory_does_not_grow_with_the_number_of_shards(tmp_path: Path) -> None:
     # 360 MB more went through; what is kept of a shard is its row.
     assert peaks[1] - peaks[0] < 60 << 20
     assert driver[1] - driver[0] < 60 << 20
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_an_actor_takes_what_its_stage_asks_for(tmp_path: Path) -> None:
+    report = run(tmp_path / "fits", tasks(), cpus=0.5, memory_gb=0.25, min_actors=2)
+    assert report.done == 4
+    for asked in ({"cpus": 3.0}, {"gpus": 1.0}):
+        with pytest.raises(DataError, match=r"an actor takes \d [CG]PUs \(resources of the stage"):
+            run(tmp_path / "does not", tasks(), **asked)
+    assert not list((tmp_path / "does not").rglob("*.tar"))

@@ -21,6 +21,7 @@ from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.dam import DAM
 from cfpp.models.prior import network_config
 from cfpp.models.weights import Card, save_model
+from cfpp.synthesis.degraded import degrader
 from cfpp.synthesis.faces import FaceWorker, face_config_hash, face_spec, list_source, plan_faces
 from cfpp.synthesis.forward import JointForward
 from cfpp.synthesis.pairs import PairWorker, pair_config_hash, pair_spec
@@ -250,6 +251,17 @@ def test_real_networks_go_through_both_stages(tmp_path: Path, params: Params) ->
     assert len(hashes) == 4
     with pytest.raises(DataError, match=r"made for faces of 64 pixels, run\.size is 128"):
         restored_config_hash(replace(params, run=replace(params.run, size=128)), tmp_path / "prior")
+
+
+def test_a_gpus_way_of_degrading_gives_the_same_faces_but_for_rounding(params: Params) -> None:
+    faces = [(f"k{number}", render(0, number, 0, 64).picture) for number in range(3)]
+    maker = degrader(params)
+    one_by_one = [item for key, hq in faces for item in maker.degrade(key, hq, "train")]
+    together = maker.degrade_on(torch.device("cpu"), faces, "train")
+    assert maker.degrade_on(torch.device("cpu"), [], "train") == []
+    for one, other in zip(one_by_one, together, strict=True):
+        assert (one.key, one.variant, one.drawn) == (other.key, other.variant, other.drawn)
+        assert np.abs(one.picture.astype(int) - other.picture).mean() < 1
 
 
 def test_only_what_decides_the_bytes_makes_faces_stale(params: Params) -> None:
