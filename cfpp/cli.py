@@ -211,13 +211,15 @@ def _search(keys: Sequence[str]) -> None:
     for line in outcome.unread:
         print(line)
     for key, places in outcome.findings.items():
-        print(f"{key}: {f'still in {len(places)} files' if places else 'absent'}")
+        alike = ", ".join(sorted(outcome.alike[key]))
+        verdict = f"unproven: {alike} may be this face; ask for the key itself" if alike else "absent"
+        print(f"{key}: {f'still in {len(places)} files' if places else verdict}")
         for place in places:
             print(f"  {place}")
     if outcome.unread:
-        raise MendableError(f"{len(outcome.unread)} files cannot be looked through, see above")
-    if held := [key for key, places in outcome.findings.items() if places]:
-        raise MendableError(f"{', '.join(held)}: not gone, see above")
+        raise MendableError(f"{len(outcome.unread)} places cannot be looked through, see above")
+    if held := [key for key, places in outcome.findings.items() if places or outcome.alike[key]]:
+        raise MendableError(f"{', '.join(held)}: not proven gone, see above")
 
 
 def _lineage(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """`cfpp lineage`: from a face to the models that learnt from it, and from a model back to its data."""
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 import mlflow
 import pytest
 import torch
+from s3 import s3_server
 from tiny_models import write_models
-from tiny_project import add_shard, write_project
+from tiny_project import add_shard, move_to_bucket, write_project
 
 from cfpp.cli import main
 from cfpp.config import load_params
@@ -21,6 +23,7 @@ from cfpp.registry.package import log_package, register
 from cfpp.registry.provenance import part_tags
 from cfpp.registry.runs import Store
 from cfpp.restore import PARTS
+from cfpp.storage import copy, names_under
 from cfpp.training.faces import StoredFaces
 
 NAME = "codeformer-plus-plus"
@@ -227,6 +230,70 @@ def test_an_unknown_version_is_answered_with_those_there_are(
     register_version(project, "challenger")
     assert main(["lineage", "--model", "champion"]) == 1
     assert f"there is {NAME} version 1 (challenger)" in capsys.readouterr().err
+
+
+def test_a_model_name_may_hold_an_apostrophe(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace(f"model_name: {NAME}", "model_name: ada's", 1))
+    client = mlflow.MlflowClient(Store.open(load_params().mlflow, project).uri)
+    client.create_registered_model("ada's")
+    client.create_model_version("ada's", str(project / "nowhere"), tags={"git_commit": "abc123"})
+    assert "git commit abc123" in lines(capsys, "--model", "1")
+
+
+@pytest.mark.parametrize("call", ["search_model_versions", "search_runs"])
+def test_a_registry_that_fails_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: str
+) -> None:
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        raise mlflow.MlflowException("no route\nto host")
+
+    register_version(project)
+    monkeypatch.setattr(mlflow, call, failing)
+    assert main(["lineage", "--model", "1"]) == 1
+    err = capsys.readouterr().err
+    assert f"mlflow.tracking_uri sqlite:///{project}/mlflow.db: no route to host" in err
+
+
+def test_models_in_the_storage_are_known_as_well(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = project / "store"
+    for folder in ("data", "runs", "models"):
+        shutil.copytree(project / folder, store / folder)
+    shutil.rmtree(project / "runs")
+    shutil.rmtree(project / "models/dam")
+    (store / "runs/train_dam-3/model/card.json").write_text("no card")
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace('  root: ""', f"  root: {store}", 1))
+    out = lines(capsys, "ada")
+    assert f"codebook-1 ({store}/runs/codebook-1/model): on this face" in out
+    assert f"train_dam-3 ({store}/models/dam): on this face" in out
+    assert "fusion-2 (models/prior): on this face" in out
+    assert out.count("fusion-2") == 1
+
+
+@pytest.mark.slow
+def test_a_bucket_is_walked_and_no_copy_of_a_shard_stays(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies = tmp_path / "copies"
+    monkeypatch.setenv("CFPP_CACHE", str(copies))
+    with s3_server(tmp_path) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        bucket = move_to_bucket(project)
+        for name in names_under(project / "runs"):
+            copy(project / "runs" / name, bucket / "runs" / name)
+        shutil.rmtree(project / "runs")
+        out = lines(capsys, "ada")
+        damaged = tmp_path / "damaged"
+        damaged.write_bytes(b"no tar" * 999)
+        copy(damaged, bucket / "data/codes/train/00000.tar")
+        assert main(["lineage", "ada"]) == 1
+    assert f"codebook-1 ({bucket}/runs/codebook-1/model): on this face" in out
+    assert "train_dam-3 (models/dam): on this face" in out
+    assert f"{bucket}/data/codes/train/00000.tar: " in (err := capsys.readouterr().err)
+    assert "cfpp-" not in err
+    assert not copies.exists()
 
 
 @pytest.mark.slow

@@ -5,10 +5,11 @@ of them lie about, the project's own tables, reports and MLflow artifacts, DVC's
 of shards, and the folders that pictures come from.
 """
 
-import configparser
 import csv
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -18,7 +19,8 @@ from pathlib import Path, PurePosixPath
 
 from cfpp.audit.stages import STAGES, Stage, fault_of
 from cfpp.config import Params
-from cfpp.data.folder import SUFFIXES, FolderError, list_faces, place_of_face
+from cfpp.data.folder import SUFFIXES, list_faces, place_of_face
+from cfpp.data.manifest import read_table
 from cfpp.data.shards import KEY_PATTERN, DataError, scan_shard
 from cfpp.progress import progress_bar
 from cfpp.storage import Place, StorageError, cache_folder, names_under, place_of, reading
@@ -26,6 +28,7 @@ from cfpp.storage import Place, StorageError, cache_folder, names_under, place_o
 _THREADS = 8
 _REPORTS = ("per_image.csv", "report.html")  # those that name faces
 _PANEL = re.compile(r'class="name">([\w-]+), degradation')  # a face in report.html
+_NAMES = ("key", "source")  # columns that name faces
 _GONE = "take its source away and run dvc repro"
 
 
@@ -53,11 +56,14 @@ class Search:
     Attributes:
         searched: per corner, how many files were looked through.
         findings: per key, a line for each file that still names it.
+        alike: per key, the keys found that the same face may have, with an end that tells apart files of one
+            name, or in other letters; they leave that key unproven.
         unread: a line for each file that could not be looked through, which leaves every key unproven.
     """
 
     searched: dict[str, int] = field(default_factory=dict)
     findings: dict[str, list[str]] = field(default_factory=dict)
+    alike: dict[str, set[str]] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
 
 
@@ -77,18 +83,21 @@ def search(params: Params, root: Path, keys: Sequence[str]) -> Search:
     corners = [_stage(storage, stage, params) for stage in STAGES]
     if not any(corner.files for corner in corners):
         raise DataError(f"{storage / 'data'}: no stage has written anything; is storage.root right?")
-    outcome = Search(findings={key: [] for key in keys})
-    corners += _copies(storage, root)
-    try:
-        corners += _pictures(params, root)
-    except FolderError as error:
-        outcome.unread.append(str(error))
+    outcome = Search(findings={key: [] for key in keys}, alike={key: set() for key in keys})
+    for more in (_copies(storage, root), _cached(root), _pictures(params, root)):
+        try:
+            corners += list(more)
+        except DataError as error:
+            outcome.unread.append(str(error))
     jobs = [(corner, file) for corner in corners for file in corner.files]
-    look = partial(_look, frozenset(keys))
+    wanted = {key: re.compile(rf"{key}(-[0-9a-f]{{10}})?", re.IGNORECASE) for key in keys}
+    look = partial(_look, wanted)
     with ThreadPoolExecutor(_THREADS) as threads, closing(progress_bar(len(jobs), "search", "file")) as bar:
         for (corner, file), (found, fault) in zip(jobs, threads.map(look, jobs), strict=True):
-            for key in found:
-                outcome.findings[key].append(f"{file}; {corner.cure}")
+            for key, names in found.items():
+                if key in names:
+                    outcome.findings[key].append(f"{file}; {corner.cure}")
+                outcome.alike[key] |= names - {key}
             if fault:
                 outcome.unread.append(f"{file}: {fault}; mend it, or remove it")
             bar.update(1)
@@ -96,22 +105,21 @@ def search(params: Params, root: Path, keys: Sequence[str]) -> Search:
     return outcome
 
 
-def _look(wanted: frozenset[str], job: tuple[Corner, Place]) -> tuple[frozenset[str], str]:
-    """The wanted keys that a file names, and why it could not be read."""
+def _look(wanted: dict[str, re.Pattern[str]], job: tuple[Corner, Place]) -> tuple[dict[str, set[str]], str]:
+    """Per wanted key, it and those like it that a file names; and why it could not be read."""
     corner, file = job
     try:
-        return wanted.intersection(corner.keys(file)), ""
+        seen = {*corner.keys(file)}
     except StorageError:
         raise
     except (DataError, OSError, ValueError, csv.Error) as error:  # what damage does to tars, tables and text
-        return frozenset(), fault_of(error, file)
+        return {}, fault_of(error, file)
+    return {key: {name for name in seen if like.fullmatch(name)} for key, like in wanted.items()}, ""
 
 
 def _stage(storage: Place, stage: Stage, params: Params) -> Corner:
     """A stage folder: every tar and table, whether listed, left over or half-written."""
-    folder, cure = stage.place(storage), _GONE
-    if stage.folder == "codes" and params.prior.source != "train":
-        cure = f"remove {stage.name}: no prior is trained here now (prior.source)"
+    folder, cure = stage.place(storage), stage.stale(params.prior) or _GONE
     files = tuple(
         folder / name
         for name in names_under(folder)
@@ -132,12 +140,28 @@ def _copies(storage: Place, root: Path) -> Iterator[Corner]:
     artifacts = root / "mlartifacts"
     logged = (artifacts / name for name in names_under(artifacts) if name.endswith(_REPORTS))
     yield Corner("MLflow's artifacts", tuple(logged), _opened(_by_suffix), "delete its run, then mlflow gc")
-    cache = _dvc_cache(root)
-    cached = (cache / name for name in names_under(cache))
-    yield Corner("DVC's cache", tuple(cached), _opened(_by_content), "run dvc gc -w once it is out of data/")
     copies = cache_folder()
     shards = (copies / name for name in names_under(copies) if not name.endswith(".lock"))
     yield Corner("this machine's copies of shards", tuple(shards), _opened(_tar), "remove it")
+
+
+def _cached(root: Path) -> Iterator[Corner]:
+    """DVC's cache, which its settings may have put anywhere; none where DVC was never used.
+
+    Raises:
+        DataError: DVC does not say where it is.
+    """
+    if not ((root / ".dvc").exists() or (root / "dvc.lock").exists()):
+        return
+    asked = subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if asked.returncode or not asked.stdout.strip():
+        why = " ".join(asked.stderr.split()) or "no answer"
+        raise DataError(f"DVC's cache: dvc cache dir does not say where it is ({why}); mend its settings")
+    cache = root / asked.stdout.strip() / "files" / "md5"
+    files = tuple(cache / name for name in names_under(cache))
+    yield Corner("DVC's cache", files, _opened(_by_content), "run dvc gc -w once it is out of data/")
 
 
 def _pictures(params: Params, root: Path) -> Iterator[Corner]:
@@ -192,12 +216,13 @@ def _tar(path: Path) -> Iterable[str]:
 
 def _table(path: Path) -> Iterator[str]:
     """The faces of a quarantine table, and those whose refused pictures it names."""
-    import pyarrow.parquet as parquet
-
-    table = parquet.read_table(path)
-    for row in table.select([name for name in ("key", "source") if name in table.column_names]).to_pylist():
-        yield row.get("key") or ""
-        source = PurePosixPath(row.get("source") or "")
+    table = read_table(path)
+    keys, sources = (table.column(name).to_pylist() if name in table.column_names else [] for name in _NAMES)
+    for name in filter(None, [*keys, *sources]):
+        if not isinstance(name, str):
+            raise DataError(f"{' and '.join(_NAMES)} are not texts")
+    yield from filter(None, keys)
+    for source in map(PurePosixPath, filter(None, sources)):
         if source.suffix.lower() in SUFFIXES:
             yield source.stem
 
@@ -212,7 +237,10 @@ def _report(path: Path) -> Iterable[str]:
 
 
 def _listing(path: Path) -> Iterable[str]:
-    names = (PurePosixPath(entry["relpath"]) for entry in json.loads(path.read_bytes()))
+    try:
+        names = [PurePosixPath(entry["relpath"]) for entry in json.loads(path.read_bytes())]
+    except (TypeError, LookupError):
+        raise DataError("not a list of files as DVC writes them") from None
     return {_key_of(name.name) for name in names if name.suffix.lower() in SUFFIXES}
 
 
@@ -223,11 +251,3 @@ def _nothing(path: Path) -> Iterable[str]:
 def _key_of(name: str) -> str:
     """The key in a file name such as KEY.0.png."""
     return name.partition(".")[0]
-
-
-def _dvc_cache(root: Path) -> Path:
-    """DVC's cache of this project: .dvc/cache, or what its settings name."""
-    folder = root / ".dvc"
-    settings = configparser.ConfigParser(interpolation=None)
-    settings.read([folder / "config", folder / "config.local"], encoding="utf-8")
-    return folder / settings.get("cache", "dir", fallback="cache").strip("\"'") / "files" / "md5"

@@ -31,10 +31,9 @@ class Stage:
         """As a person calls it."""
         return (DATA / self.folder).as_posix()
 
-    @property
-    def again(self) -> str:
-        """The command that makes what is missing."""
-        return f"dvc repro -f -s {self.made_by}"
+    def cure(self, prior: PriorParams, first: str = "") -> str:
+        """What to do about a fault: `first`, such as "remove it and", and the command that mends the rest."""
+        return self.stale(prior) or f"{first} run dvc repro -f -s {self.made_by}".strip()
 
     def place(self, storage: Place) -> Place:
         """Where it lies."""

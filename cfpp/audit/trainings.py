@@ -14,7 +14,7 @@ from cfpp.storage import Place, names_under, reading
 log = logging.getLogger(__name__)
 
 
-_CARDS = {"models": f"*/{CARD_FILE}", "runs": f"*/model/{CARD_FILE}"}
+_CARDS = {"models": f"/*/{CARD_FILE}", "runs": f"/*/model/{CARD_FILE}"}
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ def trained_models(root: Path, storage: Place) -> list[Trained]:
     for base in dict.fromkeys((root, storage)):
         for under, pattern in _CARDS.items():
             for name in map(PurePosixPath, names_under(base / under)):
-                if not PurePosixPath("/", name).match(f"/{pattern}"):
+                if not PurePosixPath("/", name).match(pattern):
                     continue
-                place = base / under / name
-                try:
-                    with reading(place) as path:
-                        card = _card(place, path)
-                except WeightsError as error:
-                    log.warning("%s", error)
-                    continue
+                place = base / under / str(name)
+                with reading(place) as path:
+                    try:
+                        card = read_card(path.parent)
+                    except WeightsError as error:
+                        log.warning("%s: %s", place, fault_of(error, path))
+                        continue
                 folder = Path(under, name).parent
                 shown = folder.as_posix() if base == root else str(base / folder)
                 found.setdefault(card.sha256, Trained(shown, card, under == "models"))
@@ -59,7 +59,7 @@ def trained_models(root: Path, storage: Place) -> list[Trained]:
 
 
 def origins(card: Card, known: Iterable[Trained]) -> dict[str, Trained | str]:
-    """The models that a training began with, by what they are; those not on this disk by their sha256."""
+    """The models that a training began with, by what they are; those not within reach by their sha256."""
     by_sha256 = {model.card.sha256: model for model in known}
     return {name: by_sha256.get(sha256, sha256) for name, sha256 in card.started_from.items()}
 

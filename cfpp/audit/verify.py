@@ -84,8 +84,7 @@ def verify(storage: Place, prior: PriorParams) -> Verification:
             try:
                 manifests[stage.folder] = stage.manifest(storage)
             except ManifestError as error:
-                cure = stage.stale(prior) or f"remove it and run {stage.again}"
-                outcome.findings.append(f"{error.place}: {error.why}; {cure}")
+                outcome.findings.append(f"{error.place}: {error.why}; {stage.cure(prior, 'remove it and')}")
                 unknown.add(stage.folder)
                 continue
             outcome.findings += _leftovers(storage, stage, manifests[stage.folder], names, prior)
@@ -97,7 +96,7 @@ def verify(storage: Place, prior: PriorParams) -> Verification:
     with ThreadPoolExecutor(_THREADS) as threads, closing(progress_bar(len(spots), "verify", "shard")) as bar:
         for spot, column in zip(spots, threads.map(check.column, spots), strict=True):
             outcome.findings += column.findings
-            outcome.findings += _repeats(storage, spot, column.planned, owners)
+            outcome.findings += _repeats(storage, spot, column.planned, owners, prior)
             for name, tally in column.tallies.items():
                 total = outcome.tallies[name]
                 total.shards += tally.shards
@@ -133,8 +132,7 @@ class _Check:
                 column.findings += faults
             elif manifest and spot[0] in stage.splits and self._source_row(stage, spot):
                 place = shard_path(stage.place(self.storage), *spot)
-                cure = stage.stale(self.prior) or f"run {stage.again}"
-                column.findings.append(f"{place}: its manifest does not list it; {cure}")
+                column.findings.append(f"{place}: its manifest does not list it; {stage.cure(self.prior)}")
         column.planned = (*keys.get(STAGES[0].folder, ()), *self._refused(STAGES[0], spot))
         return column
 
@@ -143,9 +141,9 @@ class _Check:
         name = f"{row.split}/{shard_name(row.shard)}"
         folder = stage.place(self.storage)
         place, table = folder / name, folder / QUARANTINE_FILE
-        stale, size = stage.stale(self.prior), size_of(place)
+        size = size_of(place)
         if size is None:
-            cure = stale or f"run {stage.again}"
+            cure = stage.cure(self.prior)
             return None, [f"{place}: there is no such shard, but its manifest lists it; {cure}"]
         keys, faults = self._contents(place, size, row)
         if keys is not None:
@@ -159,7 +157,7 @@ class _Check:
             if len({*refused}) < len(refused):
                 faults.append(f"{table}: a key of {name} has two rows")
         # Without the shard its stage makes it, and its rows, anew; a row alone would be taken for granted.
-        cure = stale or f"remove {stage.name}/{name} and run {stage.again}"
+        cure = stage.cure(self.prior, f"remove {stage.name}/{name} and")
         return keys, [f"{fault}; {cure}" for fault in faults]
 
     @staticmethod
@@ -187,8 +185,7 @@ class _Check:
             return []
         spot = (row.split, row.shard)
         place = shard_path(stage.place(self.storage), *spot)
-        source, stale = self._source_row(stage, spot), stage.stale(self.prior)
-        again = stale or f"run {stage.again}"
+        source, again = self._source_row(stage, spot), stage.cure(self.prior)
         if source is None:
             return [f"{place}: data/{stage.source} has no such shard to make it from; {again}"]
         from_pictures = stage.folder == "restored" and self.prior.kind == "folder"
@@ -202,7 +199,7 @@ class _Check:
             faults.append(f"lacks {_some(lost)} of data/{stage.source}, not quarantined either")
         if new := found - expected:
             faults.append(f"has {_some(new)}, not in data/{stage.source}")
-        return [f"{place}: {fault}; {stale or f'remove it and {again}'}" for fault in faults]
+        return [f"{place}: {fault}; {stage.cure(self.prior, 'remove it and')}" for fault in faults]
 
     def _source_row(self, stage: Stage, spot: Spot) -> ShardRow | None:
         source = self.manifests.get(stage.source)
@@ -217,27 +214,30 @@ def _leftovers(
     storage: Place, stage: Stage, manifest: Manifest, names: list[str], prior: PriorParams
 ) -> Iterator[str]:
     """Files that no row stands for, and refused faces of shards that no row stands for."""
-    place, again = stage.place(storage), stage.stale(prior) or f"run {stage.again}"
+    place, again, removed = stage.place(storage), stage.cure(prior), stage.cure(prior, "remove it, or")
     listed = {f"{split}/{shard_name(shard)}" for split, shard in manifest.shards}
     if MANIFEST_FILE not in names:
         yield f"{place / MANIFEST_FILE}: there is none, beside {len(names)} files; {again}"
     for name in names:
         if name.endswith(".tmp"):
-            yield f"{place / name}: half-written by a run that was killed; remove it, or {again}"
+            yield f"{place / name}: half-written by a run that was killed; {removed}"
         elif name.endswith(".tar") and name not in listed:
-            yield f"{place / name}: no row of its manifest lists it; remove it, or {again}"
+            yield f"{place / name}: no row of its manifest lists it; {removed}"
     for split, shard in sorted(manifest.quarantine.keys() - manifest.shards.keys()):
         where = f"{split}/{shard_name(shard)}"
         yield f"{place / QUARANTINE_FILE}: has rows of {where}, the manifest has none; {again}"
 
 
-def _repeats(storage: Place, spot: Spot, keys: tuple[str, ...], owners: dict[str, str]) -> Iterator[str]:
+def _repeats(
+    storage: Place, spot: Spot, keys: tuple[str, ...], owners: dict[str, str], prior: PriorParams
+) -> Iterator[str]:
     """Keys that an earlier shard has; `owners` is filled."""
+    cure = STAGES[0].cure(prior, "remove both and")
     place = shard_path(STAGES[0].place(storage), *spot)
     for key in sorted(keys):
         owner = owners.setdefault(key, f"{spot[0]}/{shard_name(spot[1])}")
         if owner != f"{spot[0]}/{shard_name(spot[1])}":
-            yield f"{place}: has key {key}, as {owner} has; remove both and run {STAGES[0].again}"
+            yield f"{place}: has key {key}, as {owner} has; {cure}"
 
 
 def _some(keys: set[str]) -> str:

@@ -204,8 +204,12 @@ def _read(place: Place, kind: type[Row]) -> list[Row]:
 def _schema(kind: type) -> Any:
     import pyarrow
 
-    types = {int: pyarrow.int64(), str: pyarrow.string()}
-    return pyarrow.schema([(item.name, types[item.type]) for item in dataclasses.fields(kind)])
+    return pyarrow.schema(
+        [
+            (item.name, pyarrow.int64() if item.type is int else pyarrow.string())
+            for item in dataclasses.fields(kind)
+        ]
+    )
 
 
 def _write(place: Place, kind: type, rows: list[Any]) -> None:

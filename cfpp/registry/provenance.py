@@ -5,7 +5,8 @@ MLflow is imported by the functions, not by the module: see `cfpp.registry.runs`
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ _MODELS = "models:/"
 
 
 class RegistryError(MendableError, LookupError):
-    """There is no such model version; the message says which there are."""
+    """There is no such model version, or no answer; the message says which there are, or why."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -64,25 +65,28 @@ def open_store(params: MlflowParams, root: Path) -> Store | None:
     Raises:
         RegistryError: it does not answer.
     """
-    import mlflow
-
     uri = absolute_uri(params.tracking_uri, root)
     if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file():
         return None
-    try:
+    with _answering(uri):
         return Store.open(params, root)
-    except mlflow.MlflowException as error:
-        raise RegistryError(f"mlflow.tracking_uri {uri}: {' '.join(str(error).split())}") from error
 
 
 def all_versions(store: Store, name: str) -> list[Version]:
-    """Every version of a registered model, oldest first; none where there is no such model."""
+    """Every version of a registered model, oldest first; none where there is no such model.
+
+    Raises:
+        RegistryError: the store does not answer.
+    """
     import mlflow
 
-    mlflow.set_tracking_uri(store.uri)
-    models = mlflow.search_registered_models(filter_string=f"name = '{name}'")
+    quote = '"' if "'" in name else "'"
+    named = f"name = {quote}{name}{quote}"
+    with _answering(store.uri):
+        mlflow.set_tracking_uri(store.uri)
+        models = mlflow.search_registered_models(filter_string=named)
+        found = mlflow.search_model_versions(filter_string=named)
     aliases: dict[str, str] = models[0].aliases if models else {}
-    found = mlflow.search_model_versions(filter_string=f"name = '{name}'")
     return sorted((_version(item, aliases) for item in found), key=lambda version: int(version.number))
 
 
@@ -93,7 +97,7 @@ def find_version(store: Store | None, name: str, reference: str) -> Version:
         name: of the registered model, where the reference has none.
 
     Raises:
-        RegistryError: there is none.
+        RegistryError: there is none, or the store does not answer.
     """
     wanted = reference
     if reference.startswith(_MODELS):
@@ -127,21 +131,37 @@ def package_cards(version: Version, parts: Sequence[str]) -> dict[str, Card]:
 
 
 def training_runs(store: Store | None) -> dict[str, list[str]]:
-    """Ids of the MLflow runs, oldest first, that left or took up the weights of each training run."""
+    """Ids of the MLflow runs, oldest first, that left or took up the weights of each training run.
+
+    Raises:
+        RegistryError: the store does not answer.
+    """
     import mlflow
 
     if store is None:
         return {}
-    runs: list[Any] = mlflow.search_runs(
-        [store.experiment_id],
-        "tags.weights_from != ''",
-        order_by=["attributes.start_time ASC"],
-        output_format="list",
-    )
+    with _answering(store.uri):
+        runs: list[Any] = mlflow.search_runs(
+            [store.experiment_id],
+            "tags.weights_from != ''",
+            order_by=["attributes.start_time ASC"],
+            output_format="list",
+        )
     found: dict[str, list[str]] = {}
     for run in runs:
         found.setdefault(run.data.tags["weights_from"], []).append(run.info.run_id)
     return found
+
+
+@contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """Say which setting names the store that does not answer."""
+    import mlflow
+
+    try:
+        yield
+    except mlflow.MlflowException as error:
+        raise RegistryError(f"mlflow.tracking_uri {uri}: {' '.join(str(error).split())}") from error
 
 
 def _version(found: Any, aliases: dict[str, str]) -> Version:

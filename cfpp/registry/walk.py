@@ -132,7 +132,7 @@ class _Cards:
     """What models that are within reach were trained on and began with.
 
     Attributes:
-        known: models on this disk.
+        known: models within reach.
         here: see `data_identities`.
         runs: see `training_runs`.
     """
@@ -142,7 +142,7 @@ class _Cards:
     runs: dict[str, list[str]]
 
     def named_by(self, version: Version) -> dict[str, Card]:
-        """The cards on this disk of the weights that the version's tags name, by part."""
+        """The cards within reach of the weights that the version's tags name, by part."""
         by_sha256 = {model.card.sha256: model.card for model in self.known}
         shas = {part: version.tags.get(f"{part}.sha256", "") for part in PARTS}
         return {part: by_sha256[sha] for part, sha in shas.items() if sha in by_sha256}
@@ -161,7 +161,7 @@ class _Cards:
             yield "", f"trained on other data ({data}) than lies here now"
         for origin, model in origins(card, self.known).items():
             if isinstance(model, str):
-                yield "", f"began with {origin}, sha256 {model[:12]}, not on this disk"
+                yield "", f"began with {origin}, sha256 {model[:12]}, not within reach"
             elif model.is_part:
                 yield "", f"began with {origin}, sha256 {model.card.sha256[:12]}, by {model.card.source}"
             else:

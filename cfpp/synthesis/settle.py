@@ -1,7 +1,7 @@
 """What of a stage folder still holds: kept where it is, moved where its number has changed, or removed."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -32,7 +32,7 @@ def settle(folder: Place, manifest: Manifest, tasks: Sequence[Task], config_hash
     moves = _moves(folder, manifest, missing, held, config_hash)
     for spot in sorted({*manifest.shards, *manifest.quarantine} - held - {source for source, _ in moves}):
         manifest.drop(*spot)
-    _sweep(folder, {*held, *(source for source, _ in moves)})
+    sweep(folder, {*held, *(source for source, _ in moves)})
     manifest.save(folder)
     for source, target in moves:
         _move(folder, manifest, source, target)
@@ -87,7 +87,8 @@ def _move(folder: Place, manifest: Manifest, source: Spot, target: Spot) -> None
     manifest.save(folder)
 
 
-def _sweep(folder: Place, kept: set[Spot]) -> None:
+def sweep(folder: Place, kept: Collection[Spot]) -> None:
+    """Remove shards other than those kept, and what writers that were killed left half-written."""
     keep = {f"{split}/{shard_name(shard)}" for split, shard in kept}
     for name in names_under(folder):
         stale = name.partition("/")[0] in SPLITS and name.endswith(".tar") and name not in keep

@@ -19,7 +19,7 @@ from cfpp.files import replacing
 from cfpp.progress import progress_bar
 from cfpp.storage import LOCAL, Place, place_of
 from cfpp.synthesis.actors import on_ray
-from cfpp.synthesis.settle import settle
+from cfpp.synthesis.settle import settle, sweep
 from cfpp.synthesis.shard_work import ShardOutcome, ShardTask, WorkerSpec
 
 
@@ -118,6 +118,7 @@ def process_shards(
                     manifest.put(outcome.row, outcome.refused)
                     manifest.save(folder)
                     made.append(outcome)
+            sweep(folder, manifest.shards)  # a worker that died may have left something
     except OSError as error:
         if error.errno not in LOCAL:
             raise

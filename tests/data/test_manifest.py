@@ -1,9 +1,13 @@
 """Manifests say what is there, byte-identically, and the books balance."""
 
+import pickle
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,12 +18,15 @@ from cfpp.data.fingerprint import fingerprint
 from cfpp.data.manifest import (
     AccountingError,
     Manifest,
+    ManifestError,
     QuarantineRow,
     ShardRow,
     check_accounting,
     shard_path,
 )
 from cfpp.data.shards import write_shard
+
+ROW = {name: [value] for name, value in asdict(ShardRow("train", 0, 1, 1, "sha", "in", "config", 0)).items()}
 
 
 def stage(folder: Path) -> Manifest:
@@ -42,6 +49,53 @@ def test_round_trip_and_identical_bytes(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     assert Manifest.load(tmp_path / "nowhere") == Manifest()
     assert [row.shard for row in loaded.rows("train")] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        ({"split": ["train"]}, "its columns are not those"),
+        ({**ROW, "more": ["x"]}, "its columns are not those"),
+        ({**ROW, "shard": ["0"]}, "its columns are not those"),
+        ({**ROW, "sha256": pyarrow.array([None], pyarrow.string())}, "empty cells"),
+        ({name: values * 2 for name, values in ROW.items()}, "a shard has two rows"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(tmp_path: Path, table: dict[str, Any], why: str) -> None:
+    path = tmp_path / "manifest.parquet"
+    parquet.write_table(pyarrow.table(ROW), path)
+    assert len(Manifest.load(tmp_path).shards) == 1
+    parquet.write_table(pyarrow.table(table), path)
+    with pytest.raises(ManifestError, match=f"manifest.parquet: .*{why}") as caught:
+        Manifest.load(tmp_path)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # workers send it
+
+
+def test_a_flipped_page_is_not_read_as_another_table(tmp_path: Path) -> None:
+    stage(tmp_path).save(tmp_path)
+    path = tmp_path / "quarantine.parquet"
+    path.write_bytes(path.read_bytes().replace(b"truncated", b"truncate!", 1))
+    with pytest.raises(ManifestError, match="damaged"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [pyarrow.ArrowNotImplementedError, TypeError, MemoryError])
+def test_whatever_a_damaged_byte_raises_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        raise kind("odd\nbyte")
+
+    stage(tmp_path).save(tmp_path)
+    monkeypatch.setattr(parquet, "read_table", failing)
+    with pytest.raises(ManifestError, match=r"manifest\.parquet: damaged, not a table: odd byte; remove it"):
+        Manifest.load(tmp_path)
+
+
+def test_a_shard_whose_refusals_are_lost_does_not_hold(tmp_path: Path) -> None:
+    stage(tmp_path).save(tmp_path)
+    (tmp_path / "quarantine.parquet").unlink()
+    assert not Manifest.load(tmp_path).holds(tmp_path, "train", 0, "in", "config")
 
 
 def test_a_shard_holds_only_as_it_was_made(tmp_path: Path) -> None:

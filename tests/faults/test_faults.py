@@ -112,6 +112,10 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return place
 
 
+in_a_folder = pytest.mark.parametrize("storage", ["folder"], indirect=True)
+in_s3 = pytest.mark.parametrize("storage", ["s3"], indirect=True)
+
+
 def check(storage: Place, expected: Manifest) -> None:
     """Byte for byte what was expected, every face accounted for, nothing half-written left."""
     folder = storage / "data/restored"
@@ -161,6 +165,7 @@ def test_a_worker_is_killed_in_the_middle_of_a_shard(
     check(storage, expected)
 
 
+@in_s3
 def test_a_node_is_removed_during_synthesize(
     machines: Machines, storage: Place, models: Path, expected: Manifest
 ) -> None:
@@ -171,6 +176,7 @@ def test_a_node_is_removed_during_synthesize(
     check(storage, expected)
 
 
+@in_a_folder
 def test_the_driver_is_killed_and_started_again(
     machines: Machines, storage: Place, models: Path, expected: Manifest
 ) -> None:
@@ -186,12 +192,10 @@ def test_the_driver_is_killed_and_started_again(
     check(storage, expected)
 
 
+@in_s3
 def test_the_s3_server_is_down_for_some_seconds(
-    machines: Machines, server: S3Server, tmp_path: Path, models: Path, expected: Manifest
+    machines: Machines, server: S3Server, storage: Place, models: Path, expected: Manifest
 ) -> None:
-    storage = place_of(f"s3://{BUCKET}/{tmp_path.name}")
-    write_project(storage)
-
     def outage() -> None:
         server.door.shut()
         time.sleep(6)
@@ -240,9 +244,8 @@ def test_a_training_worker_is_killed_at_an_arbitrary_step(machines: Machines, tm
     assert result.curves == undisturbed_run.curves
 
 
-@pytest.mark.parametrize("kind", ["folder", "s3"])
-def test_a_node_is_removed_during_training(machines: Machines, tmp_path: Path, kind: str) -> None:
-    runs = str(tmp_path / "runs") if kind == "folder" else f"s3://{BUCKET}/{tmp_path.name}/runs"
+def test_a_node_is_removed_during_training(machines: Machines, tmp_path: Path) -> None:
+    runs = f"s3://{BUCKET}/{tmp_path.name}/runs"
     plain = PaintSpec(extra_every=3, noise=0.1, discriminator_start=4)
     undisturbed_run = run(tmp_path / "pure", job(spec=plain))
     spec = replace(plain, seconds=0.6)
