@@ -95,7 +95,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def summary(project: Path, params: Params) -> dict[str, Any]:
-    evaluate(params, project)
+    evaluate(params, project, project)
     loaded: dict[str, Any] = json.loads((project / "reports/metrics.json").read_text())
     return loaded
 
@@ -144,7 +144,7 @@ def test_the_same_data_gives_the_same_bytes(project: Path, params: Params, summa
         return [hashlib.sha256((project / "reports" / name).read_bytes()).hexdigest() for name in names]
 
     before = digest()
-    evaluate(params, project)
+    evaluate(params, project, project)
     assert digest() == before
 
 
@@ -159,7 +159,7 @@ def test_photographs_without_networks_have_no_identity_and_no_landmarks(
     tmp_path: Path, params: Params
 ) -> None:
     make_project(tmp_path, procedural=False)
-    summary, _ = evaluate(params, tmp_path)
+    summary, _ = evaluate(params, tmp_path, tmp_path)
     assert set(summary["unavailable"]) == {"lpips", "identity", "landmark_hq", "landmark_id"}
     assert "mobilefacenet" in summary["unavailable"]["identity"]
     assert not any("identity" in figures for figures in summary["pictures"].values())
