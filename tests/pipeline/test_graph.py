@@ -159,7 +159,11 @@ def test_pictures_from_elsewhere_go_through_the_graph_as_the_priors_own_do(proje
             (folder / name / f"{key}.{variant}.png").write_bytes(pictures[place])
     (folder / "identity" / "surplus.0.png").write_bytes(pictures[1])
     params = folder / "params.yaml"
+    shutil.copytree(folder / "models/prior", folder / "trained")  # its features are still wanted
     text = params.read_text().replace("kind: codeformer ", "kind: folder ")
+    text = re.sub(r"source: train\b", "source: checkpoint", text).replace(
+        'checkpoint: ""', "checkpoint: trained", 1
+    )
     for column, name in (("lq", "degraded"), ("id", "identity"), ("gp", "generative")):
         text = text.replace(f'{column}_folder: ""', f"{column}_folder: {name}")
     params.write_text(text)
