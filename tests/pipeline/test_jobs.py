@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,14 @@ import psutil
 import pytest
 from ray.job_submission import JobSubmissionClient
 
+from cfpp.config import load_params
 from cfpp.data.manifest import Manifest
 from cfpp.profiles import apply_profile
 from cfpp.storage import place_of
+from cfpp.synthesis.faces import face_config_hash, face_spec, list_source, plan_faces
+from cfpp.synthesis.restored import restored_config_hash, restored_spec
+from cfpp.synthesis.shard_work import ShardTask, WorkerSpec, make_shard
+from cfpp.synthesis.tars import plan_from
 from pipelines.jobs import JobError, check_reachable
 from tests.pipeline.project import REPOSITORY, Project
 from tests.s3 import BUCKET, S3Server, free_port, s3_server
@@ -144,17 +149,36 @@ def test_every_way_of_running_a_stage_writes_the_same_data(
     tags = dict(remote.sql(f"select key, value from tags where run_uuid in ({runs})"))
     assert tags["git_commit"].startswith(commit)
 
-    # The same on this machine, in its own folder.
-    local = project_with(tmp_path / "local", "")
-    shutil.copytree(remote.folder / "models", local.folder / "models")
-    for stage in ("shard", "synthesize"):
-        local.run("python", "-m", f"pipelines.{stage}")
+    # What it must be, made here without Ray.
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    for folder in ("data/shards", "data/restored"):
-        there = Manifest.load(place_of(f"s3://{BUCKET}/remote") / folder)
-        assert there.shards
-        assert there == Manifest.load(local.folder / folder)
+    params, prior = load_params(remote.folder / "params.yaml"), remote.folder / "models/prior"
+    expected = {
+        "data/shards": make_all(
+            plan_faces(params, list_source(params.data)),
+            face_spec(params),
+            tmp_path / "data/shards",
+            face_config_hash(params),
+        )
+    }
+    expected["data/restored"] = make_all(
+        plan_from(tmp_path / "data/shards"),
+        restored_spec(params, prior),
+        tmp_path / "data/restored",
+        restored_config_hash(params, prior),
+    )
+    for folder, manifest in expected.items():
+        assert manifest.shards
+        assert Manifest.load(place_of(f"s3://{BUCKET}/remote") / folder) == manifest
+
+
+def make_all(tasks: Sequence[ShardTask], spec: WorkerSpec, folder: Path, config_hash: str) -> Manifest:
+    worker, manifest = spec.build(), Manifest()
+    for task in tasks:
+        outcome = make_shard(task, worker, folder, config_hash)
+        manifest.put(outcome.row, outcome.refused)
+    manifest.save(folder)
+    return manifest
 
 
 def test_a_failing_job_fails_dvc_repro_with_its_last_lines(
