@@ -228,7 +228,7 @@ def _lineage(options: argparse.Namespace) -> None:
     params, root = load_params(), Path.cwd()
     lines = walk_face(params, root, options.key) if options.key else walk_model(params, root, options.model)
     for heading, text in lines:
-        print(f"{heading:<17} {text}")
+        print(f"{heading:<15} {text}")
 
 
 if __name__ == "__main__":
