@@ -1,10 +1,13 @@
 """Fixtures that every test may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.s3 import S3Server, s3_server
 
 # Before anything imports torch: the tests' networks are tiny, and threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,3 +26,10 @@ def shared() -> Path:
     if not (folder / "codeformer").is_dir():
         pytest.skip(f"{folder} is missing: reference data is not part of the repository; see CFPP_SHARED")
     return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server in a process of its own, with an empty bucket."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,6 @@ from cfpp.synthesis.faces import FaceSpec, FaceTask, FaceWorker
 from cfpp.synthesis.shard_work import Made, Refused
 from cfpp.synthesis.tars import TarTask
 from tests.s3 import BUCKET, S3Server, s3_server
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture

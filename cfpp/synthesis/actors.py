@@ -5,6 +5,7 @@ hundred bytes per shard, and memory does not grow with their number.
 """
 
 import logging
+import math
 import os
 import pickle
 from collections.abc import Generator, Sequence
@@ -82,7 +83,7 @@ def on_ray(
     from ray.exceptions import RayActorError
 
     if "RAY_ADDRESS" not in os.environ:  # this machine will not grow, so waiting would never end
-        has = ray.cluster_resources()
+        has = {"CPU": math.inf} | ray.cluster_resources()  # cores may not have been counted yet
         for name, needed in (("CPU", resources.cpus), ("GPU", resources.gpus)):
             if needed > has.get(name, 0):
                 raise DataError(

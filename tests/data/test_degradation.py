@@ -2,7 +2,6 @@
 
 import io
 import math
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -29,6 +28,7 @@ from cfpp.data.degradation import (
 from cfpp.data.draws import generator
 from cfpp.data.pictures import Picture
 from cfpp.data.procedural import render
+from tests.data.distribution import assert_same_distribution, statistics
 
 LARGE = DegradationRange(sigma=(1.0, 15.0), downsample=(4.0, 30.0), noise=(0.0, 20.0), jpeg=(30, 80))
 SMALL = DegradationRange(sigma=(0.1, 10.0), downsample=(1.0, 12.0), noise=(0.0, 15.0), jpeg=(60, 100))
@@ -168,14 +168,6 @@ def test_separable_terms_sum_to_the_kernel() -> None:
     assert len(separable_terms(gaussian_kernel(41, 7.0, 2.0, 0.0))[0]) == 1
 
 
-def statistics(picture: Picture, clean: Picture) -> tuple[float, float, float, float]:
-    """Mean, deviation, deviation of the fine detail (a Laplacian), PSNR to the clean face in dB."""
-    pixels = picture.astype(np.float64)
-    error = float(((pixels - clean) ** 2).mean())
-    fine = float(cv2.Laplacian(pixels, cv2.CV_64F).std())
-    return float(pixels.mean()), float(pixels.std()), fine, 10 * math.log10(255**2 / error)
-
-
 @pytest.mark.parametrize("limits", [LARGE, SMALL])
 def test_the_distribution_is_the_plain_recipes(limits: DegradationRange) -> None:
     faces = [render(0, identity, 0, 256).picture for identity in range(4)]
@@ -189,16 +181,7 @@ def test_the_distribution_is_the_plain_recipes(limits: DegradationRange) -> None
         )
         for degrade in (apply, plain_recipe)
     )
-    for name in ("sigma_x", "sigma_y", "theta", "downsample", "noise", "jpeg"):
-        values = np.array([getattr(given, name) for given in drawn])
-        edges = np.quantile(values, [0, 1 / 3, 2 / 3, 1])
-        for low, high in pairwise(edges):
-            chosen = (low <= values) & (values <= high)
-            difference = np.abs(ours[chosen].mean(axis=0) - plain[chosen].mean(axis=0))
-            fine = plain[chosen, 2].mean()
-            assert (difference < [0.05, 0.05, 0.01 * fine, 0.05]).all(), (name, low, high, difference)
-            spread = np.abs(ours[chosen].std(axis=0) - plain[chosen].std(axis=0))
-            assert (spread < [0.05, 0.05, 0.01 * fine, 0.05]).all(), (name, low, high, spread)
+    assert_same_distribution(drawn, ours, plain, of_means=0.05)
 
 
 def test_no_number_of_threads_changes_a_byte() -> None:

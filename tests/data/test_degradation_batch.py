@@ -1,7 +1,6 @@
 """The batched degradation against the one of a single picture, and its JPEG against libjpeg's."""
 
 import math
-from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ from cfpp.data.degradation_batch import apply_batch, jpeg
 from cfpp.data.draws import generator
 from cfpp.data.pictures import Picture
 from cfpp.data.procedural import render
+from tests.data.distribution import assert_same_distribution, statistics
 
 LARGE = DegradationRange(sigma=(1.0, 15.0), downsample=(4.0, 30.0), noise=(0.0, 20.0), jpeg=(30, 80))
 SMALL = DegradationRange(sigma=(0.1, 10.0), downsample=(1.0, 12.0), noise=(0.0, 15.0), jpeg=(60, 100))
@@ -51,13 +51,6 @@ def test_the_batch_is_the_single_pictures(side: int, count: int, limits: Degrada
     assert [rng.random() for rng in ours] == [rng.random() for rng in theirs]
 
 
-def statistics(picture: Picture, clean: Picture) -> tuple[float, float, float, float]:
-    """Mean, deviation, deviation of the fine detail (a Laplacian), PSNR to the clean face in dB."""
-    pixels = picture.astype(np.float64)
-    fine = float(cv2.Laplacian(pixels, cv2.CV_64F).std())
-    return float(pixels.mean()), float(pixels.std()), fine, psnr(picture, clean)
-
-
 @pytest.mark.parametrize("limits", [LARGE, SMALL])
 def test_the_distribution_is_that_of_single_pictures(limits: DegradationRange) -> None:
     faces = [render(0, identity, 0, 128).picture for identity in range(4)] * 20
@@ -67,16 +60,7 @@ def test_the_distribution_is_that_of_single_pictures(limits: DegradationRange) -
         np.array([statistics(picture, clean) for picture, clean in zip(made, faces, strict=True)])
         for made in (batch, singles)
     )
-    for name in ("sigma_x", "sigma_y", "theta", "downsample", "noise", "jpeg"):
-        values = np.array([getattr(given, name) for given in drawn])
-        edges = np.quantile(values, [0, 1 / 3, 2 / 3, 1])
-        for low, high in pairwise(edges):
-            chosen = (low <= values) & (values <= high)
-            difference = np.abs(ours[chosen].mean(axis=0) - theirs[chosen].mean(axis=0))
-            fine = theirs[chosen, 2].mean()
-            assert (difference < [0.1, 0.05, 0.01 * fine, 0.05]).all(), (name, low, high, difference)
-            spread = np.abs(ours[chosen].std(axis=0) - theirs[chosen].std(axis=0))
-            assert (spread < [0.1, 0.05, 0.01 * fine, 0.05]).all(), (name, low, high, spread)
+    assert_same_distribution(drawn, ours, theirs, of_means=0.1)
 
 
 def test_a_picture_does_not_depend_on_its_companions() -> None:

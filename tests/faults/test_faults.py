@@ -22,7 +22,7 @@ from cfpp.files import file_digest
 from cfpp.storage import Place, names_under, place_of, reading
 from cfpp.training import ray_train
 from tests.faults.slow_stage import BROKEN, FACES, SHARDS, synthesize, undisturbed, write_project
-from tests.s3 import BUCKET, S3Server, s3_server
+from tests.s3 import BUCKET, S3Server
 from tests.tiny_models import write_models
 from tests.training.test_ray_train import FileSink
 from tests.training.toy import PARAMS, PaintSpec, job, run, same
@@ -60,12 +60,6 @@ def _processes(name: str, ancestor: int) -> list[psutil.Process]:
             if any(name in word for word in process.cmdline()[:1]):
                 found.append(process)
     return found
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

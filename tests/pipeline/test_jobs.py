@@ -28,7 +28,7 @@ from cfpp.synthesis.shard_work import ShardTask, WorkerSpec, make_shard
 from cfpp.synthesis.tars import plan_from
 from pipelines.jobs import JobError, check_reachable
 from tests.pipeline.project import REPOSITORY, Project
-from tests.s3 import BUCKET, S3Server, free_port, s3_server
+from tests.s3 import BUCKET, S3Server, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -49,12 +49,6 @@ class Cluster:
 
     jobs: str
     gcs: str
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
