@@ -78,6 +78,7 @@ class NetworkParams:
 class CodebookParams:
     checkpoint: str
     perceptual_weight: float
+    late_perceptual_weight: float
     revived_share: float
     adversarial_weight: float
     discriminator_start: int
@@ -87,7 +88,8 @@ class CodebookParams:
 
     def __post_init__(self) -> None:
         fraction(self, "revived_share")
-        not_negative(self, "perceptual_weight", "adversarial_weight", "discriminator_start")
+        not_negative(self, "perceptual_weight", "late_perceptual_weight")
+        not_negative(self, "adversarial_weight", "discriminator_start")
         positive(self, "discriminator_width", "discriminator_layers")
 
 

@@ -126,11 +126,13 @@ class CodebookObjective(CodedObjective):
         picture = self.model.generator(quantized.features).float()
         l1 = (picture - hq).abs().mean()
         perceptual = self.perceptual(picture, hq).mean()
-        reconstruction = l1 + self.params.perceptual_weight * perceptual
+        playing = step >= self.discriminator_start
+        weight = self.params.late_perceptual_weight if playing else self.params.perceptual_weight
+        reconstruction = l1 + weight * perceptual
         loss = reconstruction + quantized.loss
         logs = {"l1": l1, "perceptual": perceptual, "codebook": quantized.loss}
         logs["code_perplexity"] = quantized.perplexity
-        if step >= self.discriminator_start:
+        if playing:
             adversarial, figures = balanced_adversarial_loss(
                 self.discriminator, picture, reconstruction, self.model.generator.last_layer
             )

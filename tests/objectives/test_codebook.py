@@ -149,14 +149,15 @@ def test_what_is_not_finite_is_left_to_the_engine_to_report(batch: dict[str, Ten
 
 
 def test_the_loss_of_stage_one_is_its_terms_by_their_weights(batch: dict[str, Tensor]) -> None:
-    params = dataclasses.replace(CODEBOOK, perceptual_weight=0.3, adversarial_weight=0.7, revived_share=0.0)
+    params = dataclasses.replace(CODEBOOK, perceptual_weight=0.3, late_perceptual_weight=0.9)
+    params = dataclasses.replace(params, adversarial_weight=0.7, revived_share=0.0)
     objective = CodebookSpec(params, NETWORK, SIZE, "").build()
     for step in (4, 5):
         result = objective.step(batch, step)
         logs = {name: value.item() for name, value in result.logs.items()}
         assert result.fake is not None
         assert logs["l1"] == pytest.approx((result.fake - batch["hq"]).abs().mean().item(), rel=1e-5)
-        expected = logs["l1"] + 0.3 * logs["perceptual"] + logs["codebook"]
+        expected = logs["l1"] + (0.3 if step == 4 else 0.9) * logs["perceptual"] + logs["codebook"]
         if step == 5:
             expected += 0.7 * logs["adaptive_weight"] * logs["adversarial"]
             assert logs["adaptive_weight"] * logs["adversarial"] != 0

@@ -53,6 +53,7 @@ TRAIN = TrainParams(
 CODEBOOK = CodebookParams(
     checkpoint="",
     perceptual_weight=1.0,
+    late_perceptual_weight=1.0,
     revived_share=0.01,
     adversarial_weight=0.8,
     discriminator_start=5,
