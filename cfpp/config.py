@@ -66,6 +66,7 @@ class RunParams:
 class DataParams:
     source: Literal["procedural", "folder"]
     folder: str
+    test_folder: str
     identity_pattern: str
     identities: int
     shots: int
@@ -84,6 +85,8 @@ class DataParams:
         held_out = self.val_fraction + self.test_fraction
         require(held_out < 1, "val_fraction", "with test_fraction stay below 1", held_out)
         require(self.source != "folder" or bool(self.folder), "folder", "name a folder", self.folder)
+        alone = not self.test_folder or (self.source == "folder" and self.test_fraction == 0)
+        require(alone, "test_folder", "stand with source: folder and test_fraction: 0", self.test_folder)
         rule = "be empty or a regular expression with a group"
         try:
             groups = re.compile(self.identity_pattern).groups
@@ -185,7 +188,11 @@ class EvaluateParams:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsParams:
+    """Networks from elsewhere: a folder, and files that are used in place of the automatic choice."""
+
     root: str
+    identity: str
+    landmarks: str
 
 
 @dataclass(frozen=True, kw_only=True)

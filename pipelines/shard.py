@@ -51,8 +51,9 @@ def shard(params: Params, storage: Place) -> tuple[JobReport, dict[str, Any]]:
     )
     for row in report.manifest.refused()[:20]:
         log.warning("quarantined %s: %s", row.source, row.reason)
-    people = {face.identity for face in listing.faces}
-    return report, {"listed": len(listing.faces), "ignored": len(listing.ignored), "identities": len(people)}
+    faces = listing.faces + listing.held_out
+    people = {face.identity for face in faces}
+    return report, {"listed": len(faces), "ignored": len(listing.ignored), "identities": len(people)}
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ def test_what_is_wrong_with_the_server_is_no_fault_of_the_faces(
     s3: S3Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(s3 / "one.png", encode_png(render(0, 1, 0, 96).picture))
-    spec = FaceSpec(str(s3), 96, 0, 32, 10**6)
+    spec = FaceSpec(str(s3), "", 96, 0, 32, 10**6)
     task = FaceTask("train", 0, "in", (FaceRef("one", "one", "one.png"), FaceRef("two", "two", "two.png")))
     made, refused = FaceWorker(spec).process(task)
     assert isinstance(made, Made)

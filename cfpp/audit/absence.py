@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from cfpp.audit.stages import STAGES, Stage, fault_of
 from cfpp.config import Params
-from cfpp.data.folder import SUFFIXES, list_faces, place_of_face
+from cfpp.data.folder import SUFFIXES, list_faces, list_held_out, place_of_face
 from cfpp.data.manifest import read_table
 from cfpp.data.shards import KEY_PATTERN, DataError, scan_shard
 from cfpp.progress import progress_bar
@@ -171,10 +171,12 @@ def _pictures(params: Params, root: Path) -> Iterator[Corner]:
         FolderError: one of them cannot be listed.
     """
     if params.data.source == "folder":
-        folder = place_of(params.data.folder, root)
-        faces = list_faces(folder).faces if names_under(folder) else ()
-        keys = {place_of_face(folder, face.source): (face.key,) for face in faces}
-        yield Corner("data.folder", tuple(keys), keys.__getitem__, "remove it and run dvc repro")
+        for setting, listed in (("folder", list_faces), ("test_folder", list_held_out)):
+            if name := getattr(params.data, setting):
+                folder = place_of(name, root)
+                faces = listed(folder).faces if names_under(folder) else ()
+                keys = {place_of_face(folder, face.source): (face.key,) for face in faces}
+                yield Corner(f"data.{setting}", tuple(keys), keys.__getitem__, "remove it and run dvc repro")
     for setting in ("lq_folder", "id_folder", "gp_folder"):
         if name := getattr(params.prior, setting):
             pictures = tuple(root / name / file for file in names_under(root / name))

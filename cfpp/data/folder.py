@@ -36,10 +36,12 @@ class Listing:
         faces: one per image file, by relative path; `source` is that path, with slashes, and with bytes
             that are not UTF-8 as `\\xff`.
         ignored: relative paths of everything else: other suffixes and linked folders.
+        held_out: the faces of a second folder that are the test split.
     """
 
     faces: tuple[FaceRef, ...]
     ignored: tuple[str, ...]
+    held_out: tuple[FaceRef, ...] = ()
 
 
 def list_faces(folder: Place, identity_pattern: str = "") -> Listing:
@@ -64,6 +66,19 @@ def list_faces(folder: Place, identity_pattern: str = "") -> Listing:
     identities = _identities(pictures, keys, identity_pattern)
     faces = (FaceRef(keys[path], identities[path], path) for path in pictures)
     return Listing(tuple(faces), tuple(ignored))
+
+
+def list_held_out(folder: Place, identity_pattern: str = "") -> Listing:
+    """The faces of data.test_folder: as `list_faces`, with keys that begin with `test-`.
+
+    Collections number their files alike; two files of one name in two folders are not the same face.
+    """
+    listing = list_faces(folder, identity_pattern)
+    faces = []
+    for face in listing.faces:
+        key = f"test-{face.key}"
+        faces.append(FaceRef(key, key if face.identity == face.key else face.identity, face.source))
+    return Listing(tuple(faces), listing.ignored)
 
 
 def place_of_face(folder: Place, source: str) -> Place:

@@ -57,16 +57,29 @@ def cut(faces: Sequence[FaceRef], size: int) -> list[tuple[FaceRef, ...]]:
 
 
 def plan_shards(
-    faces: Iterable[FaceRef], *, val_fraction: float, test_fraction: float, shard_size: int
+    faces: Iterable[FaceRef],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    shard_size: int,
+    held_out: Iterable[FaceRef] = (),
 ) -> Plan:
     """Lay out the faces of each split in shards of about `shard_size`, see `cut`; keys ascend over them.
 
+    Args:
+        held_out: faces of the test split, whatever their names.
+
     Raises:
-        DataError: no faces, a repeated key, or a split with a share above 0 got nobody.
+        DataError: no faces, a repeated key, a split with a share above 0 got nobody, or a person held out is
+            among the others.
     """
     by_split: dict[str, list[FaceRef]] = {split: [] for split in SPLITS}
     for face in faces:
         by_split[split_of(face.identity, val_fraction, test_fraction)].append(face)
+    by_split["test"] += held_out
+    tested = {face.identity for face in by_split["test"]}
+    if both := tested & {face.identity for split in ("train", "val") for face in by_split[split]}:
+        raise DataError(f"{min(both)} is in data.folder and in data.test_folder; a test needs other people")
     _check(by_split, {"train": 1.0, "val": val_fraction, "test": test_fraction})
     return {
         (split, number): faces

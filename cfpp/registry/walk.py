@@ -186,7 +186,9 @@ def _data(version: Version, storage: Place, root: Path) -> Iterator[Line]:
 
 def _source(params: Params, root: Path) -> str:
     if params.data.source == "folder":
-        return f"data.folder {place_of(params.data.folder, root)}"
+        tests = params.data.test_folder
+        held_out = f", data.test_folder {place_of(tests, root)}" if tests else ""
+        return f"data.folder {place_of(params.data.folder, root)}{held_out}"
     return f"the procedural faces of run.seed {params.run.seed}"
 
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_makers import colours, png_header
 from PIL import Image
 
-from cfpp.config import load_params
+from cfpp.config import Params, load_params
 from cfpp.data.folder import FolderError, list_faces, load_face
 from cfpp.data.manifest import AccountingError, Manifest, check_quarantine
 from cfpp.data.pictures import PictureError, decode
-from cfpp.data.shards import KEY_PATTERN, read_shard
-from cfpp.synthesis.faces import FaceSpec, FaceTask, FaceWorker, plan_faces
+from cfpp.data.shards import KEY_PATTERN, DataError, read_shard
+from cfpp.synthesis.faces import FaceSpec, FaceTask, FaceWorker, face_spec, list_source, plan_faces
 from cfpp.synthesis.shard_work import ShardOutcome, make_shard
+from tests.data.picture_makers import colours, png_header
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 
@@ -64,7 +64,7 @@ def fill(folder: Path) -> dict[str, str | None]:
 
 def ingest(folder: Path, out: Path) -> ShardOutcome:
     faces = tuple(sorted(list_faces(folder).faces))
-    worker = FaceWorker(FaceSpec(str(folder), 64, 0, 64, 100_000_000))
+    worker = FaceWorker(FaceSpec(str(folder), "", 64, 0, 64, 100_000_000))
     return make_shard(FaceTask("train", 0, "in", faces), worker, out, "config")
 
 
@@ -217,3 +217,56 @@ def test_changed_bytes_under_the_same_name_make_their_shard_stale(tmp_path: Path
     changed = [place for place in before if before[place] != after[place]]
     assert set(before) == set(after)
     assert len(changed) == 1
+
+
+def of_two_folders(tmp_path: Path, pattern: str = "") -> Params:
+    params = load_params(PARAMS)
+    data = replace(
+        params.data,
+        source="folder",
+        folder=str(tmp_path / "learnt"),
+        test_folder=str(tmp_path / "tested"),
+        identity_pattern=pattern,
+        test_fraction=0.0,
+        val_fraction=0.2,
+        shard_size=5,
+    )
+    return replace(params, data=data)
+
+
+def test_a_test_folder_is_the_test_split_whatever_its_files_are_called(tmp_path: Path) -> None:
+    for folder, numbers in (("learnt", range(40)), ("tested", range(7))):
+        (tmp_path / folder).mkdir()
+        for number in numbers:
+            Image.fromarray(np.roll(colours(64), number + (folder == "tested") * 40, axis=0)).save(
+                tmp_path / folder / f"{number:05d}.png"
+            )
+    params = of_two_folders(tmp_path)
+    tasks = plan_faces(params, list_source(params.data))
+    tested = [face for task in tasks if task.split == "test" for face in task.faces]
+    assert [face.key for face in tested] == [f"test-{number:05d}" for number in range(7)]
+    assert sum(len(task.faces) for task in tasks) == 47
+
+    task = next(task for task in tasks if task.split == "test")
+    outcome = make_shard(task, face_spec(params).build(), tmp_path / "out", "config")
+    members = dict(read_shard(tmp_path / "out/test/00000.tar", outcome.row.sha256))
+    for number in range(len(task.faces)):
+        made = decode(members[f"test-{number:05d}"]["hq.png"])
+        wanted = np.roll(colours(64), number + 40, axis=0)
+        enlarged = cv2.resize(wanted, made.shape[:2], interpolation=cv2.INTER_CUBIC)
+        np.testing.assert_array_equal(made, enlarged)
+
+
+@pytest.mark.parametrize("pattern", ["", "^(.)"])
+def test_a_face_or_person_of_both_folders_is_refused(tmp_path: Path, pattern: str) -> None:
+    for folder in ("learnt", "tested"):
+        (tmp_path / folder).mkdir()
+        for number in range(10):
+            turned = np.roll(colours(64), number + (50 if folder == "tested" and pattern else 0), axis=0)
+            Image.fromarray(turned).save(tmp_path / folder / f"{number}{folder}.png")
+    params = of_two_folders(tmp_path, pattern)
+    found = (
+        "0 is in data.folder and in data.test_folder" if pattern else "0tested.png of data.test_folder is 0"
+    )
+    with pytest.raises(DataError, match=found):
+        plan_faces(params, list_source(params.data))

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from picture_makers import colours, png_header
 from PIL import Image
 
 from cfpp.data.pictures import (
@@ -20,6 +19,7 @@ from cfpp.data.pictures import (
     to_pictures,
     to_tensor,
 )
+from tests.data.picture_makers import colours, png_header
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
