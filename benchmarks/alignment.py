@@ -21,7 +21,7 @@ from cfpp.evaluation.bootstrap import Bootstrap
 from cfpp.evaluation.landmarks import LandmarkDetector, choose_landmarks
 from cfpp.evaluation.metrics import landmark_error
 from cfpp.evaluation.unavailable import Unavailable
-from cfpp.models.dam import load_dam, warp
+from cfpp.models.dam import load_dam, warp_picture
 from cfpp.models.probe import load_probe
 
 REACH = 1 / 32  # share of the side over which a landmark's displacement is spread
@@ -33,7 +33,7 @@ Aligner = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def main() -> None:
     params = load_params()
     store = SampleStore(Path.cwd(), "test", ("id", "gp"))
-    detector = choose_landmarks(params.data.source, params.weights.root, load_probe())
+    detector = choose_landmarks(params.data.source, params.weights, load_probe())
     if isinstance(detector, Unavailable):
         raise SystemExit(f"alignment: {detector.reason}")
     items = [store[place] for place in range(len(store))]
@@ -60,7 +60,7 @@ def aligners(detector: LandmarkDetector) -> dict[str, Aligner]:
     @torch.inference_mode()
     def learned(i_g: np.ndarray, i_f: np.ndarray) -> np.ndarray:
         pairs = zip(to_tensor(i_g).split(16), to_tensor(i_f).split(16), strict=True)
-        return np.concatenate([to_pictures(warp(g, dam(g, f))) for g, f in pairs])
+        return np.concatenate([to_pictures(warp_picture(g, dam(g, f))) for g, f in pairs])
 
     def searched(i_g: np.ndarray, i_f: np.ndarray) -> np.ndarray:
         grey = [[cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in pictures] for pictures in (i_f, i_g)]

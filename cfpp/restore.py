@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cfpp.data.pictures import Picture, to_pictures, to_tensor
 from cfpp.errors import MendableError
-from cfpp.models.dam import DAM, load_dam, warp
+from cfpp.models.dam import DAM, load_dam, warp_picture
 from cfpp.models.prior import Prior, load_prior
 from cfpp.models.tgrn import TGRN, load_tgrn
 from cfpp.models.weights import WeightsError, read_config
@@ -177,7 +177,7 @@ class Restorer:
     @torch.inference_mode()
     def _finish(self, i_f: Tensor, i_g: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         flow: Tensor = self.dam(i_g, i_f)
-        i_warp = warp(i_g, flow)
+        i_warp = warp_picture(i_g, flow)
         out = self.tgrn(i_f, i_warp if self.texture == "warp" else i_g)
         return {"id": i_f, "gp": i_g, "warp": i_warp, "out": out}, flow
 

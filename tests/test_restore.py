@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import map_coordinates
-from tiny_models import SIZE, write_models
 
 from cfpp.models.dam import load_dam
 from cfpp.models.prior import load_prior
 from cfpp.models.tgrn import load_tgrn
 from cfpp.models.weights import WeightsError
 from cfpp.restore import RestoreError, Restorer
+from tests.keys import sample
+from tests.tiny_models import SIZE, write_models
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_out_is_the_three_networks_in_order(models: Path, faces: np.ndarray) -> 
         rows, columns = np.mgrid[:SIZE, :SIZE]
         warped = np.stack(
             [
-                [map_coordinates(c, [rows + f[0], columns + f[1]], order=1, mode="nearest") for c in picture]
+                [sample(c, rows + f[0], columns + f[1]).clip(-1, 1) for c in picture]
                 for picture, f in zip(i_g.numpy(), flow, strict=True)
             ]
         )

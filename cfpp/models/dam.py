@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -83,12 +84,13 @@ class DAM(nn.Module):
             return integrate(flow, self.integration_steps) if self.integration_steps else flow
 
 
-def warp(image: Tensor, flow: Tensor) -> Tensor:
-    """Sample ``image`` at x + flow(x): bilinear, the border repeated outside.
+def warp(image: Tensor, flow: Tensor, sampling: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
+    """Sample ``image`` at x + flow(x), the border repeated outside.
 
     Args:
         image: [B, C, H, W], any range.
         flow: [B, 2, H, W] in pixels, (row, column).
+        sampling: bilinear, as DAM is trained, or bicubic, which may overshoot the range.
 
     Returns:
         [B, C, H, W], float32 (float64 if ``flow`` is).
@@ -105,9 +107,18 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
         columns = torch.arange(width, device=flow.device, dtype=flow.dtype)[None, :] + flow[:, 1]
         grid = torch.stack([columns * (2 / max(width - 1, 1)) - 1, rows * (2 / max(height - 1, 1)) - 1], -1)
         warped: Tensor = F.grid_sample(
-            image.to(flow.dtype), grid, mode="bilinear", padding_mode="border", align_corners=True
+            image.to(flow.dtype), grid, mode=sampling, padding_mode="border", align_corners=True
         )
         return warped
+
+
+def warp_picture(i_g: Tensor, flow: Tensor) -> Tensor:
+    """I_warp as it is shown and given to TGRN: [B, 3, H, W] in [-1, 1], as ``i_g``.
+
+    Bicubic, since bilinear sampling between pixels blurs: of I_G's fine detail it kept 0.64, this 0.78
+    (docs/experiments.md).
+    """
+    return warp(i_g, flow, "bicubic").clamp(-1, 1)
 
 
 def integrate(velocity: Tensor, steps: int) -> Tensor:

@@ -12,7 +12,7 @@ from cfpp.data.components import component_mask
 from cfpp.data.fingerprint import fingerprint
 from cfpp.data.pictures import Picture, decode, encode_png, to_pictures, to_tensor
 from cfpp.data.shards import read_shard
-from cfpp.models.dam import DAM, load_dam, warp
+from cfpp.models.dam import DAM, load_dam, warp_picture
 from cfpp.models.weights import read_card
 from cfpp.storage import local_folder, place_of
 from cfpp.synthesis.shard_work import Made, Refused, reason_of
@@ -81,7 +81,7 @@ class PairWorker:
             # The stored mask, not the exact one: so I_AP can be recomputed from what is stored.
             mask = torch.from_numpy(mask_picture).to(device).float() / 255.0
             with torch.inference_mode():
-                warped = warp(i_g, self.dam(i_g, i_f))
+                warped = warp_picture(i_g, self.dam(i_g, i_f))
                 positive = mask * i_f + (1.0 - mask) * warped
             mask_png = encode_png(mask_picture)
             for (key, variant, _, _), fine, warp_, ap in zip(

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from cfpp.models.dam import DAM, folded_share, integrate, load_dam, warp
+from cfpp.models.dam import DAM, folded_share, integrate, load_dam, warp, warp_picture
 from cfpp.models.weights import Card, WeightsError, save_model
+from tests.keys import sample
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,29 @@ def test_warp_equals_voxelmorphs_where_it_samples_inside(reference: dict[str, Te
     assert inside.float().mean() > 0.5
     warped = warp(reference["in/src"], flow)
     torch.testing.assert_close(warped[inside], reference["out/warp"][inside], atol=1e-5, rtol=1e-4)
+
+
+def test_a_picture_is_warped_as_keys_interpolates() -> None:
+    torch.manual_seed(0)
+    image, flow = torch.rand(2, 3, 12, 10) * 2 - 1, 3 * torch.randn(2, 2, 12, 10)
+    rows, columns = np.mgrid[:12, :10]
+    wanted = [
+        [sample(plane, rows + f[0], columns + f[1]) for plane in picture]
+        for picture, f in zip(image.double().numpy(), flow.double().numpy(), strict=True)
+    ]
+    assert np.abs(wanted).max() > 1, "some value must overshoot for the clamp to be seen"
+    found = warp_picture(image, flow).numpy()
+    inside = np.stack([(r > 1) & (r < 10) & (c > 1) & (c < 8) for r, c in _positions(flow)])[:, None]
+    inside = inside.repeat(3, axis=1)
+    np.testing.assert_allclose(found[inside], np.clip(wanted, -1, 1)[inside], atol=1e-4)
+    assert np.abs(found).max() <= 1
+    still = warp_picture(image, torch.zeros_like(flow))
+    torch.testing.assert_close(still, image, atol=1e-5, rtol=0)
+
+
+def _positions(flow: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+    rows, columns = np.mgrid[: flow.shape[2], : flow.shape[3]]
+    return [(rows + f[0], columns + f[1]) for f in flow.numpy()]
 
 
 def test_integration_equals_voxelmorphs_away_from_the_border(reference: dict[str, Tensor]) -> None:
