@@ -58,7 +58,7 @@ def evaluate(params: Params, root: Path, storage: Place) -> tuple[dict[str, Any]
     torch.set_num_threads(params.train_tgrn.train.threads)
     store = SampleStore(storage, "test", STORED)
     domain: Domain = "procedural" if "landmarks68" in store[0].meta else "folder"
-    instruments = build_instruments(domain, params.weights.root)
+    instruments = build_instruments(domain, params.weights)
     restorer = load_restorer(root / MODELS, params.train_tgrn.train.use_gpu)
     rows, panels = measure(store, restorer, instruments, params)
 

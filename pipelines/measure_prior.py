@@ -77,7 +77,7 @@ def measure(
         raise WeightsError(f"{prior}: for faces of {network.image_size} pixels, run.size is {size}")
     forward = JointForward(network, device)
     autoencoder = load_codebook(codebook, prior).to(device) if codebook else None
-    maker, instruments = degrader(params), build_instruments("folder", params.weights.root)
+    maker, instruments = degrader(params), build_instruments("folder", params.weights)
     rows, strips = [], []
     counts: torch.Tensor | None = None
     for start in tqdm(range(0, len(listing), BATCH), unit="batch"):

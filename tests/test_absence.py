@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet as parquet
 import pytest
-from s3 import s3_server
-from tiny_project import FACES, move_to_bucket, write_project
 
 from cfpp.cli import main
+from tests.s3 import s3_server
+from tests.tiny_project import FACES, move_to_bucket, write_project
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import write_models
 
 from cfpp.cli import main
 from cfpp.config import load_params
@@ -14,6 +13,7 @@ from cfpp.data.pictures import encode_png
 from cfpp.data.shards import write_shard
 from cfpp.restore import Restorer
 from cfpp.synthesis.degraded import degrader
+from tests.tiny_models import write_models
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import NETWORK, SIZE, write_models
 
 from cfpp.config import load_params
 from cfpp.data.shards import DataError
@@ -18,6 +17,7 @@ from cfpp.models.prior import load_prior, network_config
 from cfpp.models.weights import Card, WeightsError, read_card, save_model
 from cfpp.synthesis.degraded import degrader
 from pipelines import measure_prior
+from tests.tiny_models import NETWORK, SIZE, write_models
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

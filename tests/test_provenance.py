@@ -10,9 +10,6 @@ from typing import Any
 import mlflow
 import pytest
 import torch
-from s3 import s3_server
-from tiny_models import write_models
-from tiny_project import add_shard, move_to_bucket, write_project
 
 from cfpp.cli import main
 from cfpp.config import load_params
@@ -25,6 +22,9 @@ from cfpp.registry.runs import Store
 from cfpp.restore import PARTS
 from cfpp.storage import copy, names_under
 from cfpp.training.faces import StoredFaces
+from tests.s3 import s3_server
+from tests.tiny_models import write_models
+from tests.tiny_project import add_shard, move_to_bucket, write_project
 
 NAME = "codeformer-plus-plus"
 

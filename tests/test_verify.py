@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from s3 import s3_server
-from tiny_project import add_shard, move_to_bucket, write_project
 
 from cfpp import storage
 from cfpp.audit import verify as module
@@ -19,6 +17,8 @@ from cfpp.audit.verify import Verification, verify
 from cfpp.cli import main
 from cfpp.config import load_params
 from cfpp.data.manifest import Manifest, ManifestError
+from tests.s3 import s3_server
+from tests.tiny_project import add_shard, move_to_bucket, write_project
 
 STAGES = ("shards", "codes", "restored", "pairs")
 

@@ -6,11 +6,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from s3 import BUCKET
-
 from cfpp.data.manifest import Manifest, QuarantineRow, ShardRow, shard_path
 from cfpp.data.shards import write_shard
 from cfpp.storage import Place, copy, names_under, place_of
+from tests.s3 import BUCKET
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

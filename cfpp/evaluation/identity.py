@@ -1,36 +1,30 @@
-"""Identity embeddings: the embedded probe for procedural faces, MobileFaceNet for photographs."""
+"""Who is in a picture: the embedded probe for procedural faces, ArcFace or an ONNX network for photos."""
 
 from pathlib import Path
 from typing import Literal, Protocol
 
-import cv2
 import numpy as np
 import torch
 
-from cfpp.data.components import TEMPLATE_512
+from cfpp.config import WeightsParams
+from cfpp.data.align import scaled_template
+from cfpp.evaluation.crops import ARCFACE_TEMPLATE, SPHEREFACE_TEMPLATE, five_point_crop
+from cfpp.evaluation.onnx_network import OnnxNetwork
 from cfpp.evaluation.unavailable import Unavailable
-from cfpp.models.external import ExternalFile, find_external, why_missing
+from cfpp.models.catalogue import ARCFACE, MOBILEFACENET
+from cfpp.models.external import ExternalFileError, find_external, load_state, why_missing
 from cfpp.models.probe import Probe
 
 Domain = Literal["procedural", "folder"]
-
-MOBILEFACENET = (
-    ExternalFile(
-        "mobilefacenet_112x96.onnx",
-        "128ec2e51e496334f1c0f7853896b77365471f027942fa29e5cc513d7becef3d",
-        "MobileFaceNet, 128-d",
-    ),
-)
-# Where MobileFaceNet expects them in its 112 x 96 (height x width) crop.
-SPHEREFACE_TEMPLATE = np.array(
-    [(30.29, 51.70), (65.53, 51.50), (48.03, 71.74), (33.55, 92.37), (62.73, 92.20)]
-)
 
 
 class IdentityEmbedder(Protocol):
     """Says who is in a picture; the cosine of two embeddings is their likeness."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
 
     def embed(self, pictures: np.ndarray, landmarks5: np.ndarray | None = None) -> np.ndarray:
         """Embeddings [B, D] of length 1.
@@ -56,37 +50,92 @@ class EmbeddedIdentity:
 
 
 class OnnxIdentity:
-    """MobileFaceNet on the five-point crop of SphereFace, 112 x 96 (height x width)."""
+    """Any ONNX embedder of five-point crops, RGB; the height and width of its input say which crop.
 
-    name = MOBILEFACENET[0].label
+    112 x 96 is SphereFace's (its template, (x - 127.5) / 128), 112 x 112 is ArcFace's, as of InsightFace
+    ((x - 127.5) / 127.5).
 
-    def __init__(self, path: Path) -> None:
-        self._session = onnx_session(path)
+    Args:
+        path: .onnx file, [n, 3, H, W] float32 in, [n, D] out.
+        name: what reports call it.
+
+    Raises:
+        ExternalFileError: not such a network.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self._network = OnnxNetwork(path)
+        if self._network.side not in ((112, 96), (112, 112)):
+            height, width = self._network.side
+            raise ExternalFileError(
+                f"{path}: takes {height} x {width} pixels; a face embedder takes 112 x 96 or 112 x 112"
+            )
+        sphereface = self._network.side == (112, 96)
+        self._template = SPHEREFACE_TEMPLATE if sphereface else ARCFACE_TEMPLATE
+        self._scale = 128.0 if sphereface else 127.5
 
     def embed(self, pictures: np.ndarray, landmarks5: np.ndarray | None = None) -> np.ndarray:
-        """See `IdentityEmbedder`. Landmarks that do not span a plane raise ValueError."""
-        side = pictures.shape[1]
-        if landmarks5 is None:
-            landmarks5 = np.broadcast_to(scaled_template(side), (len(pictures), 5, 2))
-        crops = np.stack(
-            [five_point_crop(picture, points) for picture, points in zip(pictures, landmarks5, strict=True)]
-        )
-        inputs = ((crops.astype(np.float32) - 127.5) / 128).transpose(0, 3, 1, 2)
-        embeddings = self._session.run(None, {"image": np.ascontiguousarray(inputs)})[0]
-        normalised: np.ndarray = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-        return normalised
+        """See `IdentityEmbedder`.
+
+        Raises:
+            AlignError: landmarks that coincide.
+            ExternalFileError: the network gives no usable embeddings.
+        """
+        crops = _crops(pictures, landmarks5, self._template, self._network.side)
+        embeddings = self._network.run((crops.transpose(0, 3, 1, 2) - np.float32(127.5)) / self._scale)
+        if embeddings.ndim != 2:
+            raise ExternalFileError(f"{self._network.path}: gives {embeddings.shape}, expected [n, D]")
+        return _unit(embeddings, self.name)
 
 
-def choose_identity(domain: Domain, weights_root: str, probe: Probe) -> IdentityEmbedder | Unavailable:
-    """The embedder for faces of `domain` (params `data.source`), or why there is none."""
+class ArcFace:
+    """facexlib's ArcFace, IR-SE50, on the 112 x 112 crop of ArcFace, scaled to [-1, 1].
+
+    It takes BGR: its training faces were decoded as BGR and saved as if they were RGB, and its validation
+    faces are swapped to match (InsightFace_Pytorch, data_pipe.py).
+
+    Raises:
+        ExternalFileError: `path` is no state dict of that network.
+    """
+
+    name = ARCFACE[0].label
+
+    def __init__(self, path: Path) -> None:
+        from facexlib.recognition.arcface_arch import Backbone
+
+        state = load_state(path)
+        with torch.device("meta"):  # without weights of its own: the file has all of them
+            self._network = Backbone(num_layers=50, drop_ratio=0.6, mode="ir_se").eval()
+        load_frozen(self._network, state, path)
+
+    def embed(self, pictures: np.ndarray, landmarks5: np.ndarray | None = None) -> np.ndarray:
+        """See `IdentityEmbedder`. Landmarks that coincide raise AlignError."""
+        crops = _crops(pictures, landmarks5, ARCFACE_TEMPLATE, (112, 112))[..., ::-1]
+        inputs = torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))) / 127.5 - 1
+        with torch.inference_mode():
+            return _unit(self._network(inputs).numpy(), self.name)
+
+
+def choose_identity(domain: Domain, weights: WeightsParams, probe: Probe) -> IdentityEmbedder | Unavailable:
+    """The embedder for faces of `domain` (params `data.source`), or why there is none.
+
+    The file that `weights.identity` names; without one the probe for procedural faces, and for photographs
+    what lies in `weights.root`: ArcFace, else MobileFaceNet.
+
+    Raises:
+        ParamsError, ExternalFileError: a file or folder is not what it should be.
+    """
+    if weights.identity:
+        return OnnxIdentity(Path(weights.identity), Path(weights.identity).name)
     if domain == "procedural":
         return EmbeddedIdentity(probe)
-    found = find_external(weights_root, MOBILEFACENET)
-    if found is None:
-        return Unavailable(
-            why_missing(weights_root, MOBILEFACENET) + "; the embedded probe knows procedural faces only"
-        )
-    return OnnxIdentity(found[0])
+    if found := find_external(weights.root, ARCFACE):
+        return ArcFace(found[0])
+    if found := find_external(weights.root, MOBILEFACENET):
+        return OnnxIdentity(found[0], found[1].label)
+    reason = why_missing(weights.root, (*ARCFACE, *MOBILEFACENET))
+    return Unavailable(f"{reason}; the embedded probe knows procedural faces only")
 
 
 def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -95,36 +144,14 @@ def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return product
 
 
-def scaled_template(side: int) -> np.ndarray:
-    """The FFHQ template [5, 2] in pixels of a face of `side`, pixel centres at whole numbers."""
-    return (TEMPLATE_512 + 0.5) * (side / 512) - 0.5
+def angle(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Angle [B] between embeddings [B, D] of length 1, degrees in [0, 180].
 
-
-def five_point_crop(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """uint8 [112, 96, 3]: the similarity transform that takes `points` [5, 2] nearest to the template."""
-    matrix = _similarity(points)
-    scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    if scale < 0.5:  # shrink first, or fine detail folds into the crop
-        height, width = picture.shape[:2]
-        picture = cv2.resize(picture, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA)
-        factor = np.array([picture.shape[1] / width, picture.shape[0] / height])
-        matrix = _similarity((points + 0.5) * factor - 0.5)
-    crop: np.ndarray = cv2.warpAffine(picture, matrix, (96, 112), flags=cv2.INTER_LINEAR)
-    return crop
-
-
-def _similarity(points: np.ndarray) -> np.ndarray:
-    """[2, 3]: the similarity that takes `points` nearest to SphereFace's template, by least squares."""
-    # Four unknowns (a, b, tx, ty): x' = a x - b y + tx, y' = b x + a y + ty.
-    x, y = points[:, 0].astype(np.float64), points[:, 1].astype(np.float64)
-    ones, zeros = np.ones_like(x), np.zeros_like(x)
-    system = np.concatenate([np.stack([x, -y, ones, zeros], 1), np.stack([y, x, zeros, ones], 1)])
-    target = np.concatenate([SPHEREFACE_TEMPLATE[:, 0], SPHEREFACE_TEMPLATE[:, 1]])
-    solution, _, rank, _ = np.linalg.lstsq(system, target, rcond=None)
-    if rank < 4:
-        raise ValueError("the five landmarks coincide")
-    a, b, tx, ty = solution
-    return np.array([[a, -b, tx], [b, a, ty]])
+    The arc cosine of their similarity, taken from their distance: near 0 the cosine has no digits left.
+    """
+    half = np.linalg.norm(first.astype(np.float64) - second.astype(np.float64), axis=1) / 2
+    degrees: np.ndarray = np.degrees(2 * np.arcsin(np.clip(half, 0, 1)))
+    return degrees
 
 
 def probe_outputs(probe: Probe, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -135,11 +162,34 @@ def probe_outputs(probe: Probe, pictures: np.ndarray) -> tuple[np.ndarray, np.nd
     return landmarks.numpy(), embeddings.numpy()
 
 
-def onnx_session(path: Path):  # type: ignore[no-untyped-def]
-    """An onnxruntime session on the CPU, one thread: a picture gives the same numbers on every machine."""
-    import onnxruntime
+def load_frozen(network: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """The weights of a network made on the meta device; `path` is where they come from.
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    Raises:
+        ExternalFileError: keys or shapes do not match, the first of which are named.
+    """
+    try:
+        network.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ExternalFileError(f"{path}: another network: {' '.join(str(error).split())[:300]}") from error
+    network.requires_grad_(False)
+
+
+def _crops(
+    pictures: np.ndarray, landmarks5: np.ndarray | None, template: np.ndarray, side: tuple[int, int]
+) -> np.ndarray:
+    """float32 [B, height, width, 3], 0 to 255."""
+    if landmarks5 is None:
+        landmarks5 = np.broadcast_to(scaled_template(pictures.shape[1]), (len(pictures), 5, 2))
+    pairs = zip(pictures, landmarks5, strict=True)
+    return np.stack([five_point_crop(picture, points, template, side) for picture, points in pairs]).astype(
+        np.float32
+    )
+
+
+def _unit(embeddings: np.ndarray, name: str) -> np.ndarray:
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise ExternalFileError(f"{name}: gives embeddings that are not finite or of length 0")
+    unit: np.ndarray = embeddings / lengths
+    return unit

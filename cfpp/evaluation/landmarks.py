@@ -1,27 +1,31 @@
-"""Landmark detection: the embedded probe for procedural faces, PFLD for photographs."""
+"""Landmark detection: the embedded probe for procedural faces, FAN or an ONNX network for photographs."""
 
 from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
+import torch
 
-from cfpp.evaluation.identity import Domain, onnx_session, probe_outputs
+from cfpp.config import WeightsParams
+from cfpp.evaluation.identity import Domain, load_frozen, probe_outputs
+from cfpp.evaluation.onnx_network import OnnxNetwork
 from cfpp.evaluation.unavailable import Unavailable
-from cfpp.models.external import ExternalFile, find_external, why_missing
+from cfpp.models.catalogue import FAN, PFLD
+from cfpp.models.external import ExternalFileError, find_external, load_state, why_missing
 from cfpp.models.probe import Probe, probe_figures
 
-PFLD = (
-    ExternalFile(
-        "pfld_68.onnx", "7d7bbd5c6a1d9272e58d9773898284a1905d872eba9a662df9b5f20f1ba6f83e", "PFLD, 68 points"
-    ),
-)
+# The square about an FFHQ-aligned face, in pixels of 512: centre x, centre y, side.
+_BOX = (256.0, 300.0, 340.0)
 
 
 class LandmarkDetector(Protocol):
     """Finds the 68 points of the 300-W convention."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
 
     def detect(self, pictures: np.ndarray) -> np.ndarray:
         """[B, 68, 2], (x, y) in pixels, of uint8 pictures [B, S, S, 3], RGB, aligned faces."""
@@ -42,39 +46,128 @@ class ProbeLandmarks:
 
 
 class OnnxLandmarks:
-    """PFLD on a square about the face: 112 x 112, RGB in [0, 1]; it answers in shares of the square."""
+    """An ONNX network of 68 landmarks as PFLD is one, on a square about the face.
 
-    name = PFLD[0].label
-    # Where an FFHQ-aligned face lies, in pixels of 512: centre x, centre y, side.
-    _BOX = (256.0, 300.0, 340.0)
-    _INPUT = 112
+    Args:
+        path: .onnx file; in: [n, 3, S, S] float32, RGB in [0, 1]; out: x and y of each point in turn, 136
+            numbers, as shares of the square.
+        name: what reports call it.
 
-    def __init__(self, path: Path) -> None:
-        self._session = onnx_session(path)
+    Raises:
+        ExternalFileError: not such a network.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self._network = OnnxNetwork(path)
+        if len(set(self._network.side)) != 1:
+            raise ExternalFileError(f"{path}: takes {self._network.side}; a landmark network takes a square")
 
     def detect(self, pictures: np.ndarray) -> np.ndarray:
-        """See `LandmarkDetector`."""
-        scale = pictures.shape[1] / 512
-        x, y, side = (value * scale for value in self._BOX)
-        left, top = round(x - side / 2), round(y - side / 2)
-        pixels = round(side)
-        crops = pictures[:, top : top + pixels, left : left + pixels]
-        inputs = np.stack(
-            [cv2.resize(crop, (self._INPUT,) * 2, interpolation=cv2.INTER_AREA) for crop in crops]
-        )
-        inputs = inputs.astype(np.float32).transpose(0, 3, 1, 2) / 255
-        shares = self._session.run(None, {"input": np.ascontiguousarray(inputs)})[0].reshape(-1, 68, 2)
-        points: np.ndarray = shares * pixels + np.array([left, top], dtype=np.float32)
+        """See `LandmarkDetector`.
+
+        Raises:
+            ExternalFileError: the answer is not 68 points in shares of the square.
+        """
+        crops, (left, top, pixels) = face_squares(pictures, self._network.side[0])
+        shares = self._network.run(crops.transpose(0, 3, 1, 2) / 255)
+        if shares.size != len(pictures) * 136 or not (np.abs(shares) < 3).all():
+            raise ExternalFileError(
+                f"{self._network.path}: gives {shares.shape}; expected 68 points in shares of the picture"
+            )
+        points: np.ndarray = shares.reshape(-1, 68, 2) * pixels + np.array([left, top], dtype=np.float32)
         return points
 
 
-def choose_landmarks(domain: Domain, weights_root: str, probe: Probe) -> LandmarkDetector | Unavailable:
-    """The detector for faces of `domain` (params `data.source`), or why there is none."""
+class FaceAlignmentNetwork:
+    """facexlib's FAN (adaptive wing loss, four hourglasses, WFLW).
+
+    It reads a square of 256 x 256, RGB in [0, 1], and answers one 64 x 64 heat map for each of 98 points,
+    which facexlib's table maps to the 68 of 300-W.
+
+    Raises:
+        ExternalFileError: `path` is no state dict of that network.
+    """
+
+    name = FAN[0].label
+
+    def __init__(self, path: Path) -> None:
+        from facexlib.alignment import awing_arch
+
+        state = load_state(path)
+        with torch.device("meta"):  # without weights of its own: the file has all of them
+            self._network = awing_arch.FAN(num_modules=4, num_landmarks=98, device="cpu").eval()
+        load_frozen(self._network, state, path)
+
+    def detect(self, pictures: np.ndarray) -> np.ndarray:
+        """See `LandmarkDetector`."""
+        from facexlib.alignment import landmark_98_to_68
+
+        crops, (left, top, pixels) = face_squares(pictures, 256)
+        with torch.inference_mode():
+            inputs = torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))) / 255
+            stages, _ = self._network(inputs)
+        cells = heat_peaks(stages[-1][:, :-1].numpy())  # the last map is the face's outline
+        points = cells * (pixels / 64) + np.array([left, top]) - 0.5
+        return np.stack([landmark_98_to_68(own) for own in points])
+
+
+def choose_landmarks(domain: Domain, weights: WeightsParams, probe: Probe) -> LandmarkDetector | Unavailable:
+    """The detector for faces of `domain` (params `data.source`), or why there is none.
+
+    The file that `weights.landmarks` names; without one the probe for procedural faces, and for photographs
+    what lies in `weights.root`: FAN, else PFLD.
+
+    Raises:
+        ParamsError, ExternalFileError: a file or folder is not what it should be.
+    """
+    if weights.landmarks:
+        return OnnxLandmarks(Path(weights.landmarks), Path(weights.landmarks).name)
     if domain == "procedural":
         return ProbeLandmarks(probe)
-    found = find_external(weights_root, PFLD)
-    if found is None:
-        return Unavailable(
-            why_missing(weights_root, PFLD) + "; the embedded probe knows procedural faces only"
-        )
-    return OnnxLandmarks(found[0])
+    if found := find_external(weights.root, FAN):
+        return FaceAlignmentNetwork(found[0])
+    if found := find_external(weights.root, PFLD):
+        return OnnxLandmarks(found[0], found[1].label)
+    reason = why_missing(weights.root, (*FAN, *PFLD))
+    return Unavailable(f"{reason}; the embedded probe knows procedural faces only")
+
+
+def face_squares(pictures: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """The square about each aligned face, resized.
+
+    Args:
+        pictures: uint8 [B, S, S, 3].
+        side: of the result.
+
+    Returns:
+        float32 [B, side, side, 3], 0 to 255; left, top and side of the square in pixels of the pictures.
+    """
+    x, y, length = (value * pictures.shape[1] / 512 for value in _BOX)
+    left, top, pixels = round(x - length / 2), round(y - length / 2), round(length)
+    crops = pictures[:, top : top + pixels, left : left + pixels]
+    resized = [cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA) for crop in crops]
+    return np.stack(resized).astype(np.float32), (left, top, pixels)
+
+
+def heat_peaks(maps: np.ndarray) -> np.ndarray:
+    """Where each heat map is highest, moved by a quarter of a cell towards the higher neighbour.
+
+    Args:
+        maps: [B, N, H, W].
+
+    Returns:
+        float64 [B, N, 2], (x, y) in cells, the middle of the first cell at 0.5.
+    """
+    height, width = maps.shape[2:]
+    row, column = np.divmod(maps.reshape(*maps.shape[:2], -1).argmax(axis=2), width)
+    batch, point = np.ogrid[: maps.shape[0], : maps.shape[1]]
+
+    def rise(down: int, right: int) -> np.ndarray:
+        """Sign of the difference between the neighbours after and before; 0 at the border."""
+        inside = (row >= down) & (row < height - down) & (column >= right) & (column < width - right)
+        after = maps[batch, point, np.minimum(row + down, height - 1), np.minimum(column + right, width - 1)]
+        before = maps[batch, point, np.maximum(row - down, 0), np.maximum(column - right, 0)]
+        return np.where(inside, np.sign(after - before), 0)
+
+    return np.stack([column + 0.5 + 0.25 * rise(0, 1), row + 0.5 + 0.25 * rise(1, 0)], axis=2)

@@ -6,16 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cfpp.config import WeightsParams
 from cfpp.data.pictures import to_pictures, to_tensor
-from cfpp.evaluation.identity import Domain, IdentityEmbedder, choose_identity, similarity
+from cfpp.evaluation.identity import Domain, IdentityEmbedder, angle, choose_identity, similarity
 from cfpp.evaluation.landmarks import LandmarkDetector, choose_landmarks
 from cfpp.evaluation.metrics import landmark_error, psnr, ssim, texture_ratio
+from cfpp.evaluation.niqe import Niqe
 from cfpp.evaluation.unavailable import Unavailable
+from cfpp.models.catalogue import NIQE
 from cfpp.models.dam import DAM, folded_share
-from cfpp.models.external import why_missing
+from cfpp.models.external import find_external, why_missing
 from cfpp.models.probe import load_probe
 from cfpp.models.tgrn import TGRN
-from cfpp.objectives.perceptual import NLPD, SQUEEZE_FILES, Perceptual, find_lpips
+from cfpp.objectives.perceptual import LPIPS_FILES, NLPD, Backbone, Perceptual, find_lpips
 
 # Short name to symbol, in the order of the table. `hq` is the reference and has no row.
 KINDS = {
@@ -63,32 +66,78 @@ class Restorer:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """Pictures, and what the networks see in them, so that each picture is looked at once.
+
+    Attributes:
+        pictures: uint8 [B, S, S, 3].
+        embeddings: [B, D] of length 1; None without an embedder.
+        points: [B, 68, 2]; None without a detector.
+    """
+
+    pictures: np.ndarray
+    embeddings: np.ndarray | None
+    points: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class Instruments:
     """What measures; an instrument that is not there says why."""
 
     nlpd: Perceptual
     lpips: Perceptual | Unavailable
+    lpips_alex: Perceptual | Unavailable
+    lpips_vgg: Perceptual | Unavailable
     identity: IdentityEmbedder | Unavailable
     landmarks: LandmarkDetector | Unavailable
-
-    def by_metric(self) -> dict[str, Perceptual | IdentityEmbedder | LandmarkDetector | Unavailable]:
-        """The instrument of each metric that needs a network."""
-        return {
-            "lpips": self.lpips,
-            "identity": self.identity,
-            "landmark_hq": self.landmarks,
-            "landmark_id": self.landmarks,
-        }
+    niqe: Niqe | Unavailable
 
     def names(self) -> dict[str, str]:
-        """Metric name to the network that computes it."""
-        tools = self.by_metric().items()
-        return {metric: tool.name for metric, tool in tools if not isinstance(tool, Unavailable)}
+        """Metric name to the network or the parameters that compute it."""
+        tools = self._by_metric().items()
+        return {metric: tool for metric, tool in tools if not isinstance(tool, Unavailable)}
 
     def unavailable(self) -> dict[str, str]:
         """Metric name to the reason why it is not computed."""
-        tools = self.by_metric().items()
+        tools = self._by_metric().items()
         return {metric: tool.reason for metric, tool in tools if isinstance(tool, Unavailable)}
+
+    def _by_metric(self) -> dict[str, str | Unavailable]:
+        """Each metric that needs files, and what its instrument is called."""
+        tools = {
+            "lpips": self.lpips,
+            "lpips_alex": self.lpips_alex,
+            "lpips_vgg": self.lpips_vgg,
+            "identity": self.identity,
+            "angle": self.identity,
+            "landmark_hq": self.landmarks,
+            "landmark_id": self.landmarks,
+        }
+        named = {m: tool if isinstance(tool, Unavailable) else tool.name for m, tool in tools.items()}
+        return named | {"niqe": self.niqe if isinstance(self.niqe, Unavailable) else NIQE[0].label}
+
+    def against(self, pictures: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+        """Every full-reference metric that is available.
+
+        Args:
+            pictures: uint8 [B, S, S, 3], RGB, aligned faces.
+            truth: the same shape, the same faces.
+
+        Returns:
+            Metric name to float64 [B].
+
+        Raises:
+            MetricError: a metric is not defined on one of them.
+        """
+        return self._against(self._see(pictures), self._see(truth))
+
+    def alone(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        """Every no-reference metric that is available: name to float64 [B], of uint8 [B, S, S, 3].
+
+        Raises:
+            NiqeError: too little texture to judge.
+        """
+        return {} if isinstance(self.niqe, Unavailable) else {"niqe": self.niqe.measure(pictures)}
 
     def measure(
         self, pictures: dict[str, np.ndarray], kinds: Iterable[str] = KINDS, flow: np.ndarray | None = None
@@ -104,42 +153,73 @@ class Instruments:
             Kind to metric to [B]. A metric that makes no sense for a kind is absent there, as are those
             whose instrument is unavailable.
         """
-        figures: Figures = {kind: self._against_hq(pictures[kind], pictures["hq"]) for kind in kinds}
-        if not isinstance(self.identity, Unavailable):
-            truth = self.identity.embed(pictures["hq"])
-            for kind, own in figures.items():
-                own["identity"] = similarity(self.identity.embed(pictures[kind]), truth)
-        if not isinstance(self.landmarks, Unavailable):
-            points = {kind: self.landmarks.detect(pictures[kind]) for kind in ("hq", "id", *figures)}
-            for kind, own in figures.items():
-                own["landmark_hq"] = landmark_error(points[kind], points["hq"])
-                if kind != "id":
-                    own["landmark_id"] = landmark_error(points[kind], points["id"])
+        seen = {kind: self._see(pictures[kind]) for kind in dict.fromkeys(("hq", "id", *kinds))}
+        figures: Figures = {
+            kind: self._against(seen[kind], seen["hq"]) | self.alone(pictures[kind]) for kind in kinds
+        }
+        for kind, own in figures.items():
+            points, anchor = seen[kind].points, seen["id"].points
+            if kind != "id" and points is not None and anchor is not None:
+                own["landmark_id"] = landmark_error(points, anchor).astype(np.float64)
         if flow is not None:
             figures["warp"]["folded"] = 100 * folded_share(torch.from_numpy(flow)).double().numpy()
         return figures
 
-    def _against_hq(self, pictures: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    def _see(self, pictures: np.ndarray) -> Seen:
+        return Seen(
+            pictures,
+            None if isinstance(self.identity, Unavailable) else self.identity.embed(pictures),
+            None if isinstance(self.landmarks, Unavailable) else self.landmarks.detect(pictures),
+        )
+
+    def _against(self, seen: Seen, truth: Seen) -> dict[str, np.ndarray]:
         figures = {
-            "psnr": psnr(pictures, truth),
-            "ssim": ssim(pictures, truth),
-            "texture": texture_ratio(pictures, truth),
+            "psnr": psnr(seen.pictures, truth.pictures),
+            "ssim": ssim(seen.pictures, truth.pictures),
+            "texture": texture_ratio(seen.pictures, truth.pictures),
         }
-        for name, distance in (("nlpd", self.nlpd), ("lpips", self.lpips)):
+        distances = {
+            "nlpd": self.nlpd,
+            "lpips": self.lpips,
+            "lpips_alex": self.lpips_alex,
+            "lpips_vgg": self.lpips_vgg,
+        }
+        first, second = to_tensor(seen.pictures), to_tensor(truth.pictures)
+        for name, distance in distances.items():
             if not isinstance(distance, Unavailable):
                 with torch.inference_mode():
-                    values = distance(to_tensor(pictures), to_tensor(truth))
-                figures[name] = values.double().numpy()
-        return figures
+                    figures[name] = distance(first, second).double().numpy()
+        if seen.embeddings is not None and truth.embeddings is not None:
+            figures["identity"] = similarity(seen.embeddings, truth.embeddings)
+            figures["angle"] = angle(seen.embeddings, truth.embeddings)
+        if seen.points is not None and truth.points is not None:
+            figures["landmark_hq"] = landmark_error(seen.points, truth.points)
+        return {name: values.astype(np.float64) for name, values in figures.items()}
 
 
-def build_instruments(domain: Domain, weights_root: str) -> Instruments:
-    """The instruments for faces of `domain`, from the package and from `weights_root`."""
+def build_instruments(domain: Domain, weights: WeightsParams) -> Instruments:
+    """The instruments for faces of `domain`, from the package and from what section weights names.
+
+    Raises:
+        ParamsError, ExternalFileError, NiqeError: a file or folder of the section is not what it should be.
+    """
     probe = load_probe()
-    lpips = find_lpips(weights_root)
     return Instruments(
         nlpd=NLPD(),
-        lpips=lpips if lpips is not None else Unavailable(why_missing(weights_root, SQUEEZE_FILES)),
-        identity=choose_identity(domain, weights_root, probe),
-        landmarks=choose_landmarks(domain, weights_root, probe),
+        lpips=_lpips(weights, "squeeze"),
+        lpips_alex=_lpips(weights, "alex"),
+        lpips_vgg=_lpips(weights, "vgg"),
+        identity=choose_identity(domain, weights, probe),
+        landmarks=choose_landmarks(domain, weights, probe),
+        niqe=_niqe(weights),
     )
+
+
+def _lpips(weights: WeightsParams, backbone: Backbone) -> Perceptual | Unavailable:
+    found = find_lpips(weights.root, backbone)
+    return found if found is not None else Unavailable(why_missing(weights.root, LPIPS_FILES[backbone]))
+
+
+def _niqe(weights: WeightsParams) -> Niqe | Unavailable:
+    found = find_external(weights.root, NIQE)
+    return Niqe.load(found[0]) if found is not None else Unavailable(why_missing(weights.root, NIQE))

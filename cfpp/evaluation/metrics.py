@@ -6,17 +6,25 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from skimage.metrics import structural_similarity
 from torch import Tensor
+
+from cfpp.errors import MendableError
 
 OUTER_EYE_CORNERS = (36, 45)
 PSNR_CAP = 100.0
+
+
+class MetricError(MendableError, ValueError):
+    """Pictures on which a metric is not defined."""
 
 
 @dataclass(frozen=True)
 class Metric:
     """A column of the table.
 
-    `better` is "high", "low", or "one" (the closer to 1 the better). `against` is the reference picture.
+    `better` is "high", "low", or "one" (the closer to 1 the better). `against` is the reference picture, ""
+    for a figure that needs none.
     """
 
     name: str
@@ -40,7 +48,12 @@ METRICS = (
         "Where no LPIPS backbone is at hand it is also what TGRN is trained to lower.",
     ),
     Metric("lpips", "LPIPS", "", "low", "I_HQ", "Learned perceptual distance, SqueezeNet backbone."),
+    Metric("lpips_alex", "LPIPS (alex)", "", "low", "I_HQ", "Learned perceptual distance, AlexNet backbone."),
+    Metric("lpips_vgg", "LPIPS (vgg)", "", "low", "I_HQ", "Learned perceptual distance, VGG16 backbone."),
     Metric("identity", "Identity", "cosine", "high", "I_HQ", "Cosine of the identity embeddings."),
+    Metric(
+        "angle", "Identity angle", "degrees", "low", "I_HQ", "Angle between the identity embeddings (Deg)."
+    ),
     Metric(
         "texture",
         "Texture ratio",
@@ -65,6 +78,7 @@ METRICS = (
         "I_F",
         "Mean distance of 68 landmarks; for I_G and I_warp, what the alignment is for.",
     ),
+    Metric("niqe", "NIQE", "", "low", "", "Distance from the statistics of natural pictures; no reference."),
     Metric("folded", "Folded flow", "% of pixels", "low", "", "Share of pixels where phi folds the picture."),
 )
 
@@ -88,7 +102,7 @@ def psnr(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
 
 
 def ssim(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Structural similarity (Wang et al. 2004), mean over RGB.
+    """Structural similarity (Wang et al. 2004) by scikit-image, mean over RGB.
 
     Gaussian window 11 x 11 with sigma 1.5, K1 0.01, K2 0.03, population covariance, no padding: only
     places where the whole window fits count.
@@ -99,19 +113,28 @@ def ssim(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
 
     Returns:
         float64 [B] in [-1, 1].
+
+    Raises:
+        MetricError: pictures smaller than the window.
     """
     _check_pair(pictures, references)
-    x, y = _planes(pictures), _planes(references)
-    window = _gaussian(1.5, 5)
-    mean_x, mean_y = _blur(x, window), _blur(y, window)
-    var_x = _blur(x * x, window) - mean_x.square()
-    var_y = _blur(y * y, window) - mean_y.square()
-    covariance = _blur(x * y, window) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similarity = similarity / ((mean_x.square() + mean_y.square() + c1) * (var_x + var_y + c2))
-    means: np.ndarray = similarity.mean(dim=(1, 2, 3)).numpy()
-    return means
+    if min(pictures.shape[1:3]) < 11:
+        raise MetricError(f"SSIM needs sides of 11 pixels or more, found {pictures.shape[1:3]}")
+    return np.array(
+        [
+            structural_similarity(
+                picture,
+                reference,
+                data_range=255,
+                channel_axis=2,
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
+            )
+            for picture, reference in zip(pictures, references, strict=True)
+        ],
+        dtype=np.float64,
+    )
 
 
 def texture_ratio(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -127,12 +150,17 @@ def texture_ratio(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
 
     Returns:
         float64 [B], 0 or more.
+
+    Raises:
+        MetricError: a flat reference.
     """
     _check_pair(pictures, references)
     energy = _high_energy(pictures)
     reference = _high_energy(references)
-    if (reference < 1e-9).any():
-        raise ValueError("a reference is flat: it has no texture to compare with")
+    if (flat := reference < 1e-9).any():
+        raise MetricError(
+            f"reference {int(flat.argmax())} of {len(flat)} is flat: it has no texture to compare with"
+        )
     ratio: np.ndarray = energy / reference
     return ratio
 
@@ -163,11 +191,6 @@ def _check_pair(pictures: np.ndarray, references: np.ndarray) -> None:
         raise ValueError(f"expected two [B, H, W, 3], found {pictures.shape} and {references.shape}")
     if pictures.dtype != np.uint8 or references.dtype != np.uint8:
         raise ValueError(f"expected uint8 pictures, found {pictures.dtype} and {references.dtype}")
-
-
-def _planes(pictures: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, 3] to float64 [B, 3, H, W], 0 to 255."""
-    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).double()
 
 
 def _gaussian(sigma: float, radius: int) -> Tensor:

@@ -13,7 +13,16 @@ from cfpp.evaluation.metrics import METRICS, Metric
 from cfpp.evaluation.panels import STEPS, Panel, colour_wheel, data_uri
 from cfpp.evaluation.table import COMPARISONS, best_kind, difference_name, verdict
 
-_PLACES = {"psnr": 2, "ssim": 4, "nlpd": 4, "lpips": 4, "identity": 4, "texture": 3}
+_PLACES = {
+    "psnr": 2,
+    "ssim": 4,
+    "nlpd": 4,
+    "lpips": 4,
+    "lpips_alex": 4,
+    "lpips_vgg": 4,
+    "identity": 4,
+    "texture": 3,
+}
 
 
 @dataclass(frozen=True)

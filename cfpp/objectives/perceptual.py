@@ -1,30 +1,34 @@
 """The perceptual distance, used as a loss and as a metric.
 
-LPIPS (squeeze) when its backbone lies in `weights.root`; otherwise the normalised Laplacian pyramid
-distance, a closed form without weights. Nothing is ever downloaded.
+As a loss: LPIPS (squeeze) when its backbone lies in `weights.root`; otherwise the normalised Laplacian
+pyramid distance, a closed form without weights. As metrics: both, and LPIPS on AlexNet and VGG16. Nothing is
+downloaded.
 """
 
 import logging
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfpp.models.external import ExternalFile, find_external
+from cfpp.models.catalogue import LPIPS_ALEX, LPIPS_SQUEEZE, LPIPS_VGG
+from cfpp.models.external import ExternalFile, find_external, load_state
 
 log = logging.getLogger(__name__)
 
-SQUEEZE_FILES = (
-    ExternalFile("squeezenet1_1-b8a52dc0.pth", "b8a52dc0", "LPIPS-squeeze"),
-    ExternalFile(
-        "squeezenet1_1_int8_dequantised.pth",
-        "6d91a8af5796416872ac410c384d4093afffc922ccdcea65662b4ea996177b53",
-        "LPIPS-squeeze (int8)",
-    ),
-)
+Backbone = Literal["alex", "vgg", "squeeze"]
+
+LPIPS_FILES: Mapping[Backbone, tuple[ExternalFile, ...]] = {
+    "alex": LPIPS_ALEX,
+    "vgg": LPIPS_VGG,
+    "squeeze": LPIPS_SQUEEZE,
+}
+"""The files that hold each backbone, the published one first."""
 
 
 class Perceptual(nn.Module, ABC):
@@ -132,15 +136,20 @@ class NLPD(Perceptual):
         return _convolve(spread, self.lowpass)
 
 
-class LPIPSSqueeze(Perceptual):
-    """LPIPS 0.1 with the SqueezeNet backbone (Zhang et al. 2018), from a torchvision state dict.
+class LPIPS(Perceptual):
+    """LPIPS 0.1 (Zhang et al. 2018), its backbone from a torchvision state dict.
 
     Args:
-        state: state dict of torchvision's squeezenet1_1 (keys `features.N...`; the classifier is unused).
+        backbone: alex, vgg or squeeze.
+        state: state dict of torchvision's alexnet, vgg16 or squeezenet1_1 (keys `features.N...`; the
+            classifier is unused).
         name: what reports call it.
+
+    Raises:
+        ValueError: `state` lacks tensors of the backbone.
     """
 
-    def __init__(self, state: dict[str, Tensor], name: str) -> None:
+    def __init__(self, backbone: Backbone, state: dict[str, Tensor], name: str) -> None:
         super().__init__()
         import lpips  # ten seconds to import, and only needed with weights
 
@@ -148,7 +157,7 @@ class LPIPSSqueeze(Perceptual):
         with warnings.catch_warnings(), torch.random.fork_rng():
             warnings.simplefilter("ignore", UserWarning)
             # pnet_rand: no download; the random backbone is overwritten below, whole.
-            self.net = lpips.LPIPS(net="squeeze", pretrained=True, pnet_rand=True, verbose=False)
+            self.net = lpips.LPIPS(net=backbone, pretrained=True, pnet_rand=True, verbose=False)
         # lpips calls torchvision's `features.N.x` by the slice that holds layer N: `sliceM.N.x`.
         wanted = self.net.net.state_dict()
         missing = [key for key in wanted if f"features.{key.partition('.')[2]}" not in state]
@@ -182,17 +191,21 @@ def perceptual_name(weights_root: str) -> str:
     Raises:
         ParamsError, ExternalFileError: see `find_external`.
     """
-    found = find_external(weights_root, SQUEEZE_FILES)
+    found = find_external(weights_root, LPIPS_FILES["squeeze"])
     return NLPD.name if found is None else found[1].label
 
 
-def find_lpips(weights_root: str) -> LPIPSSqueeze | None:
-    """LPIPS-squeeze when its backbone lies in `weights_root`, else None."""
-    found = find_external(weights_root, SQUEEZE_FILES)
+def find_lpips(weights_root: str, backbone: Backbone = "squeeze") -> LPIPS | None:
+    """LPIPS when its backbone lies in `weights_root`, else None.
+
+    Raises:
+        ParamsError, ExternalFileError: see `find_external` and `load_state`.
+    """
+    found = find_external(weights_root, LPIPS_FILES[backbone])
     if found is None:
         return None
     path, file = found
-    return LPIPSSqueeze(torch.load(path, map_location="cpu", weights_only=True), file.label)
+    return LPIPS(backbone, load_state(path), file.label)
 
 
 def _convolve(image: Tensor, kernel: Tensor) -> Tensor:

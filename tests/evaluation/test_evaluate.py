@@ -133,7 +133,8 @@ def test_figures_known_beforehand(summary: dict[str, Any]) -> None:
 
 
 def test_what_needs_missing_weights_says_so(summary: dict[str, Any]) -> None:
-    assert set(summary["unavailable"]) == {"lpips"}
+    assert set(summary["unavailable"]) == {"lpips", "lpips_alex", "lpips_vgg", "niqe"}
+    assert "cfpp weights fetch niqe_pris_params.npz" in summary["unavailable"]["niqe"]
     assert "squeezenet" in summary["unavailable"]["lpips"]
     assert not any("lpips" in figures for figures in summary["pictures"].values())
 
@@ -160,7 +161,11 @@ def test_photographs_without_networks_have_no_identity_and_no_landmarks(
 ) -> None:
     make_project(tmp_path, procedural=False)
     summary, _ = evaluate(params, tmp_path, tmp_path)
-    assert set(summary["unavailable"]) == {"lpips", "identity", "landmark_hq", "landmark_id"}
+    distances, faces = (
+        {"lpips", "lpips_alex", "lpips_vgg"},
+        {"identity", "angle", "landmark_hq", "landmark_id"},
+    )
+    assert set(summary["unavailable"]) == distances | faces | {"niqe"}
     assert "mobilefacenet" in summary["unavailable"]["identity"]
     assert not any("identity" in figures for figures in summary["pictures"].values())
     assert not (tmp_path / "reports/plots/landmarks.csv").exists()

@@ -1,14 +1,32 @@
-"""PFLD on real faces against the manifest's landmarks."""
+"""PFLD on real faces against the manifest's landmarks; FAN against facexlib's own code."""
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from facexlib.alignment import awing_arch, landmark_98_to_68
 
-from cfpp.evaluation.landmarks import OnnxLandmarks, ProbeLandmarks, choose_landmarks
+from cfpp.config import WeightsParams
+from cfpp.evaluation import landmarks
+from cfpp.evaluation.landmarks import (
+    FaceAlignmentNetwork,
+    OnnxLandmarks,
+    ProbeLandmarks,
+    choose_landmarks,
+    heat_peaks,
+)
 from cfpp.evaluation.unavailable import Unavailable
+from cfpp.models.external import ExternalFile, ExternalFileError
 from cfpp.models.probe import Probe
+from tests.evaluation.tiny_onnx import mean_colour
+
+
+def weights(root: str | Path = "", landmarks: str | Path = "") -> WeightsParams:
+    return WeightsParams(root=str(root), identity="", landmarks=str(landmarks))
 
 
 def five_of(points: np.ndarray) -> np.ndarray:
@@ -19,7 +37,7 @@ def five_of(points: np.ndarray) -> np.ndarray:
 def test_pfld_finds_real_landmarks_at_every_size(
     shared: Path, real_faces: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    detector = OnnxLandmarks(shared / "weights/pfld_68.onnx")
+    detector = OnnxLandmarks(shared / "weights/pfld_68.onnx", "PFLD")
     pictures, truth = real_faces
     points = detector.detect(pictures)
     span = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=1)
@@ -31,7 +49,7 @@ def test_pfld_finds_real_landmarks_at_every_size(
 
 
 def test_a_moved_face_moves_its_landmarks(shared: Path, real_faces: tuple[np.ndarray, np.ndarray]) -> None:
-    detector = OnnxLandmarks(shared / "weights/pfld_68.onnx")
+    detector = OnnxLandmarks(shared / "weights/pfld_68.onnx", "PFLD")
     pictures = real_faces[0][:8]
     moved = np.roll(pictures, (8, -12), axis=(1, 2))
     shift = (detector.detect(moved) - detector.detect(pictures)).mean(axis=(0, 1))
@@ -39,7 +57,87 @@ def test_a_moved_face_moves_its_landmarks(shared: Path, real_faces: tuple[np.nda
 
 
 def test_photographs_without_a_network_are_unavailable_with_the_reason() -> None:
-    absent = choose_landmarks("folder", "", Probe())
+    absent = choose_landmarks("folder", weights(), Probe())
     assert isinstance(absent, Unavailable)
     assert "pfld_68.onnx" in absent.reason
-    assert isinstance(choose_landmarks("procedural", "", Probe()), ProbeLandmarks)
+    assert "`cfpp weights fetch alignment_WFLW_4HG.pth`" in absent.reason
+    assert isinstance(choose_landmarks("procedural", weights(), Probe()), ProbeLandmarks)
+
+
+def test_a_network_that_finds_no_68_points_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(mean_colour(("n", 3, 112, 112)))
+    detector = choose_landmarks("folder", weights(landmarks=path), Probe())
+    assert isinstance(detector, OnnxLandmarks)
+    with pytest.raises(ExternalFileError, match=r"net\.onnx: gives \(2, 3\); expected 68 points"):
+        detector.detect(np.zeros((2, 64, 64, 3), np.uint8))
+    path.write_bytes(mean_colour(("n", 3, 112, 96)))
+    with pytest.raises(ExternalFileError, match=r"net\.onnx: .*takes a square"):
+        OnnxLandmarks(path, "tiny")
+
+
+def test_heat_peaks_are_those_of_facexlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "float", float, raising=False)  # facexlib uses the name that NumPy dropped
+    rng = np.random.default_rng(0)
+    maps = rng.uniform(0, 1, (3, 98, 64, 64)).astype(np.float32)
+    maps[:, :, [0, -1]] = maps[:, :, :, [0, -1]] = 0  # beyond the border its neighbours are of other rows
+    assert heat_peaks(maps) == pytest.approx(awing_arch.calculate_points(maps))
+
+
+def test_heat_peaks_at_the_border_stay_in_their_row() -> None:
+    maps = np.zeros((1, 2, 64, 64))
+    maps[0, 0, 10, 0] = maps[0, 1, 63, 63] = 1
+    maps[0, 0, 11, 0] = maps[0, 1, 63, 62] = 0.5
+    assert heat_peaks(maps)[0] == pytest.approx(np.array([[0.5, 10.75], [63.5, 63.5]]))
+
+
+@pytest.fixture(scope="module")
+def fan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, awing_arch.FAN]]:
+    """facexlib's network with random weights, and its file."""
+    path = tmp_path_factory.mktemp("fan") / "alignment_WFLW_4HG.pth"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = awing_arch.FAN(num_modules=4, num_landmarks=98, device="cpu").eval()
+    torch.save({"state_dict": network.state_dict(), "epoch": 1}, path)
+    yield path, network
+    path.unlink()
+
+
+def test_fan_is_facexlibs_network_on_the_square_about_the_face(
+    fan: tuple[Path, awing_arch.FAN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, network = fan
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(landmarks, "FAN", (ExternalFile(path.name, digest, "FAN"),))
+    detector = choose_landmarks("folder", weights(path.parent), Probe())
+    assert isinstance(detector, FaceAlignmentNetwork)
+    rng = np.random.default_rng(0)
+    side, left, top = 386, 65, 98  # of a face of 386 pixels the square is 256, so nothing is resized
+    picture = cv2.GaussianBlur(rng.integers(0, 256, (side, side, 3)).astype(np.uint8), (0, 0), 3)
+    crop = picture[top : top + 256, left : left + 256]
+    with torch.inference_mode():
+        maps = network(torch.from_numpy(crop / 255).float().permute(2, 0, 1)[None])[0][-1][:, :98].numpy()
+    expected = landmark_98_to_68(4 * heat_peaks(maps)[0] + np.array([left - 0.5, top - 0.5]))
+    assert detector.detect(picture[None])[0] == pytest.approx(expected, abs=1e-2)
+
+
+def test_fans_points_lie_where_the_heat_is(fan: tuple[Path, awing_arch.FAN]) -> None:
+    detector = FaceAlignmentNetwork(fan[0])
+    rng = np.random.default_rng(1)
+    truth = rng.uniform(150, 380, (2, 98, 2))  # pixels of 512, centres at whole numbers
+    cells = (truth + 0.5 - [86, 130]) * 64 / 340 - 0.5  # the square's corner and side
+    grid = np.arange(64)
+    across = np.exp(-np.square(grid - cells[..., :1]) / 2)
+    down = np.exp(-np.square(grid - cells[..., 1:]) / 2)
+    heat = torch.from_numpy(down[..., :, None] * across[..., None, :])
+    outline = torch.ones(2, 1, 64, 64)
+    detector._network = lambda inputs: ([torch.cat([heat, outline], 1)], [])
+    found = detector.detect(np.zeros((2, 512, 512, 3), np.uint8))
+    expected = np.stack([landmark_98_to_68(points) for points in truth])
+    assert np.abs(found - expected).max() <= 340 / 64 / 4 + 1e-3  # a quarter of a cell
+
+
+def test_another_state_dict_under_fans_name_is_an_error(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(3)}}, tmp_path / "net.pth")
+    with pytest.raises(ExternalFileError, match=r"net\.pth: another network"):
+        FaceAlignmentNetwork(tmp_path / "net.pth")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import NETWORK, SIZE
 from torch import Tensor
 
 from cfpp.cli import main
@@ -15,6 +14,7 @@ from cfpp.models.codeformer.codeformer import CodeFormer
 from cfpp.models.official import export_checkpoint, import_checkpoint, read_checkpoint
 from cfpp.models.prior import OFFICIAL_NETWORK, OFFICIAL_SIZE, network_config
 from cfpp.models.weights import Card, WeightsError, read_card, save_model
+from tests.tiny_models import NETWORK, SIZE
 
 State = dict[str, Tensor]
 

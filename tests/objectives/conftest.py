@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_stages import CODEBOOK, FUSION, NETWORK, PREDICTION, SIZE, save
 from torch import Tensor
 
 from cfpp.models.prior import load_stage_one
 from cfpp.objectives.code_prediction import CodePredictionSpec
 from cfpp.objectives.codebook import CodebookSpec
 from cfpp.objectives.fusion import FusionSpec
+from tests.objectives.tiny_stages import CODEBOOK, FUSION, NETWORK, PREDICTION, SIZE, save
 
 
 @pytest.fixture

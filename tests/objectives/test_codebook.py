@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 import torch.distributed as dist
-from tiny_stages import CODEBOOK, NETWORK, SIZE, reached, train
 from torch import Tensor
 
 from cfpp.models.codeformer.quantizer import VectorQuantizer
 from cfpp.objectives.codebook import CodebookSpec, code_counts, code_statistics, psnr
+from tests.objectives.tiny_stages import CODEBOOK, NETWORK, SIZE, reached, train
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

@@ -1,5 +1,6 @@
 """The perceptual distance against slow, separate computations and against what it must feel."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from cfpp.config import ParamsError
-from cfpp.models.external import ExternalFileError
-from cfpp.objectives.perceptual import NLPD, build_perceptual, find_lpips
+from cfpp.models.external import ExternalFile, ExternalFileError
+from cfpp.objectives import perceptual
+from cfpp.objectives.perceptual import LPIPS, NLPD, Backbone, build_perceptual, find_lpips
 
 
 def face_like(seed: int, side: int = 96) -> np.ndarray:
@@ -165,3 +167,44 @@ def test_lpips_equals_its_definition_over_torchvisions_network(shared: Path) -> 
     assert found.numpy() == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-7)
     assert found[0] > 0.1 > found[1]
     assert not any(parameter.requires_grad for parameter in lpips.parameters())
+
+
+@pytest.mark.parametrize("backbone", ["alex", "vgg"])
+def test_lpips_on_other_backbones_equals_that_of_its_authors(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random weights: the same seed gives torchvision's network and the one inside lpips the same ones."""
+    import lpips
+    import torchvision
+
+    # Of VGG16 the unused classifier is nine tenths of the weights: left unset, it costs nothing.
+    monkeypatch.setattr(torch.nn.Linear, "reset_parameters", lambda layer: None)
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda tensor, *_: tensor)
+    make = {"alex": torchvision.models.alexnet, "vgg": torchvision.models.vgg16}[backbone]
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        state = {k: v for k, v in make().state_dict().items() if k.startswith("features.")}
+        torch.manual_seed(7)
+        reference = lpips.LPIPS(net=backbone, pnet_rand=True, verbose=False)
+    torch.save(state, tmp_path / "net.pth")
+    digest = hashlib.sha256((tmp_path / "net.pth").read_bytes()).hexdigest()
+    monkeypatch.setitem(perceptual.LPIPS_FILES, backbone, (ExternalFile("net.pth", digest, "random"),))
+    found = find_lpips(str(tmp_path), backbone)
+    assert found is not None
+    assert found.name == "random"
+    a, b = as_batch(face_like(0), face_like(1)), as_batch(face_like(2), face_like(1))
+    with torch.inference_mode():
+        distances = found(a, b)
+        assert torch.allclose(distances, reference(a, b).flatten(), rtol=1e-5)
+    assert distances[0] > 1e-4
+    assert distances[1] == 0
+
+
+def test_a_backbone_of_another_network_is_refused_with_what_it_lacks() -> None:
+    with pytest.raises(ValueError, match=r"net: the file lacks slice1\.0\.weight and 9 more"):
+        LPIPS("alex", {"layer1.weight": torch.zeros(1)}, "net")
+
+
+def test_lpips_without_its_backbone_is_none(shared: Path) -> None:
+    assert find_lpips("", "alex") is None
+    assert find_lpips(str(shared / "weights"), "vgg") is None

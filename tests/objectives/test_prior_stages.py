@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_stages import CODEBOOK, FUSION, NETWORK, PREDICTION, SIZE, reached, save, train
 from torch import Tensor
 
 from cfpp.models.codeformer.autoencoder import VQAutoEncoder
@@ -17,6 +16,7 @@ from cfpp.objectives.base import ObjectiveSpec
 from cfpp.objectives.code_prediction import CodePredictionSpec
 from cfpp.objectives.codebook import CodebookSpec
 from cfpp.objectives.fusion import FusionSpec
+from tests.objectives.tiny_stages import CODEBOOK, FUSION, NETWORK, PREDICTION, SIZE, reached, save, train
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

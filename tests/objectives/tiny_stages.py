@@ -31,6 +31,7 @@ NETWORK = NetworkParams(
 )
 TRAIN = TrainParams(
     steps=10,
+    seed=0,
     batch_size=2,
     accumulate=1,
     learning_rate=1e-3,

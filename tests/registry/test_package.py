@@ -11,13 +11,13 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from tiny_models import SIZE, write_models
 
 from cfpp.config import MlflowParams
 from cfpp.imports import needed_code
 from cfpp.registry.package import Registered, load_package, log_package, register, requirements
 from cfpp.registry.runs import Store
 from cfpp.restore import PARTS, Restorer
+from tests.tiny_models import SIZE, write_models
 
 PARAMS = MlflowParams(tracking_uri="sqlite:///mlflow.db", experiment="faces", model_name="restorer")
 

@@ -9,11 +9,11 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from tiny_models import SIZE, write_models
 
 from cfpp.config import load_params
 from pipelines import register
 from pipelines.session import stage_session
+from tests.tiny_models import SIZE, write_models
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import NETWORK, SIZE
-from tiny_shards import write_stage
 
 from cfpp.data.manifest import Manifest
 from cfpp.data.pictures import encode_png, to_tensor
@@ -21,6 +19,8 @@ from cfpp.synthesis.codes import CodesSpec, codes_config_hash
 from cfpp.synthesis.shard_work import make_shard
 from cfpp.synthesis.tars import plan_from
 from cfpp.training_params import NetworkParams
+from tests.tiny_models import NETWORK, SIZE
+from tests.tiny_shards import write_stage
 
 KEYS = [f"face{number}" for number in range(5)]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tiny_shards import write_stage
 
 from cfpp.config import Params, ParamsError, load_params, parse_params, to_dict
 from cfpp.data.manifest import Manifest
@@ -19,6 +18,7 @@ from cfpp.data.shards import DataError
 from cfpp.synthesis.degraded import degrader
 from cfpp.synthesis.folder_prior import FolderPlan, count_faults, folder_spec, plan_folder
 from cfpp.synthesis.shard_work import make_shard
+from tests.tiny_shards import write_stage
 
 SIZE = 64
 KEYS = {"train": ["a", "b", "c"], "test": ["d"]}

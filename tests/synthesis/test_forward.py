@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_models import NETWORK, SIZE
 from torch import Tensor
 
 from cfpp.data.procedural.render import render
@@ -17,6 +16,7 @@ from cfpp.models.prior import load_prior
 from cfpp.synthesis.forward import JointForward
 from cfpp.training_params import NetworkParams
 from pipelines.prior import EMBEDDED
+from tests.tiny_models import NETWORK, SIZE
 
 CPU = torch.device("cpu")
 

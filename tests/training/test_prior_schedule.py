@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tiny_shards import Face, write_stage
 
 from cfpp.config import Params, load_params
 from cfpp.data.pictures import encode_png
@@ -22,6 +21,7 @@ from cfpp.training.job import TrainJob, TrainResult
 from cfpp.training.sinks import Silent
 from pipelines.prior_training import train_prior
 from pipelines.training import RUNS
+from tests.tiny_shards import Face, write_stage
 
 from .toy import columns
 

@@ -22,6 +22,7 @@ from cfpp.training_params import TrainParams
 
 PARAMS = TrainParams(
     steps=12,
+    seed=0,
     batch_size=4,
     accumulate=1,
     learning_rate=1e-2,

@@ -1,0 +1,297 @@
+"""Ablations: what each changes, where they run, what becomes of those that fail."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cfpp.config import ParamsError, load_params, to_dict
+from cfpp.evaluation.ablations import FULL, AblationError
+from cfpp.profiles import apply_profile
+from cfpp.synthesis.faces import face_config_hash
+from pipelines import ablate as module
+from pipelines.ablate import ABLATIONS, SEEDS, ablate, choose, main
+from pipelines.experiment import (
+    FOLDER,
+    Experiment,
+    ExperimentError,
+    _as_override,
+    _reason,
+    alone,
+    clear,
+    copy_project,
+    overridden,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PROFILES = [None, *sorted(REPOSITORY.glob("profiles/*.yaml"))]
+
+
+def changed(before: dict, after: dict, where: str = "") -> list[str]:
+    """Dotted keys at which two trees differ."""
+    found = []
+    for key, value in before.items():
+        if isinstance(value, dict):
+            found += changed(value, after[key], f"{where}{key}.")
+        elif value != after[key]:
+            found.append(f"{where}{key}")
+    return found
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem if path else "params")
+def test_each_changes_one_parameter_and_dvc_reads_it_so(tmp_path: Path, profile: Path | None) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    if profile:
+        apply_profile(profile, tmp_path / "params.yaml")
+    base = to_dict(load_params(tmp_path / "params.yaml"))
+    words: dict = dict.fromkeys(SEEDS, 3)
+    for ablation in ABLATIONS:
+        assert len(ablation.overrides) == (ablation.name != FULL)
+        ours = to_dict(overridden(tmp_path, ablation.overrides))
+        assert set(changed(base, ours)) <= set(ablation.overrides)
+        words |= ablation.overrides
+    ours_all = overridden(tmp_path, words)
+    apply_overrides(
+        str(tmp_path / "params.yaml"), [f"{key}={_as_override(value)}" for key, value in words.items()]
+    )
+    assert load_params(tmp_path / "params.yaml") == ours_all
+
+
+def test_a_seed_of_the_trainings_leaves_the_faces_alone() -> None:
+    params = overridden(REPOSITORY, dict.fromkeys(SEEDS, 5))
+    assert (params.train_dam.train.seed, params.train_tgrn.train.seed) == (5, 5)
+    assert params.prior.codebook.train.seed == 0
+    assert face_config_hash(params) == face_config_hash(load_params(REPOSITORY / "params.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        ({"train_dam.widnow": 3}, "unknown key train_dam.widnow"),
+        ({"nothing.here": 3}, "unknown key nothing.here"),
+        ({"train_dam.lncc_window": 8}, "lncc_window: must be odd"),
+        (dict.fromkeys(SEEDS, -1), "seed: must be 0 or more"),
+    ],
+)
+def test_what_does_not_fit_is_named(overrides: dict, fault: str) -> None:
+    with pytest.raises(ParamsError, match=fault):
+        overridden(REPOSITORY, overrides)
+
+
+def test_names() -> None:
+    assert choose(()) == ABLATIONS
+    assert [ablation.name for ablation in choose(["no-tam"])] == [FULL, "no-tam"]
+    with pytest.raises(AblationError, match=r"no-tamm: no such ablation; there are: full, "):
+        choose(["no-tamm"])
+
+
+def test_list_shows_names_and_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(ablation.name in shown for ablation in ABLATIONS)
+    assert "train_dam.lncc_window=21" in shown
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with a commit, a change that is not committed, and what a `dvc repro` leaves."""
+    root = tmp_path / "project"
+    for name in ("cfpp/a.py", "docs/gone.md", ".gitignore", "dvc.yaml", ".dvc/config", ".dvc/.gitignore"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if (REPOSITORY / name).is_file():
+            shutil.copy(REPOSITORY / name, root / name)
+        else:
+            (root / name).write_text("committed\n")
+    shutil.copy(REPOSITORY / "params.yaml", root)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "Start"]):
+        subprocess.run(["git", *words], cwd=root, check=True)
+    (root / "cfpp/a.py").write_text("changed\n")
+    (root / "cfpp/new.py").write_text("new\n")
+    (root / "notes").write_text("no part of the graph\n")
+    (root / "docs/gone.md").unlink()
+    for name in ("data/shards/train/0.tar", "models/dam/card.json", "reports/per_image.csv", "runs/x/model"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    (tmp_path / "weights").mkdir()
+    params = (root / "params.yaml").read_text()
+    assert params.count('weights:\n  root: ""') == 1
+    (root / "params.yaml").write_text(params.replace('weights:\n  root: ""', "weights:\n  root: ../weights"))
+    return root
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): path.read_text(errors="replace")
+        for path in root.rglob("*")
+        if path.is_file() and not {".git", ".cfpp", "runs"} & set(path.relative_to(root).parts)
+    }
+
+
+def test_a_copy_has_what_the_graph_needs_and_the_project_stays(project: Path) -> None:
+    before, copy = contents(project), project / FOLDER / "full"
+    copy_project(project, copy, project)
+    assert (
+        contents(copy).items()
+        >= {name: text for name, text in before.items() if name not in ("notes",)}.items()
+    )
+    assert not (copy / "docs/gone.md").exists()
+    assert not (copy / "notes").exists()
+    tars = [root / "data/shards/train/0.tar" for root in (project, copy)]
+    assert tars[0].samefile(tars[1])
+    assert (copy / "runs").samefile(project / "runs")
+    assert (copy / load_params(copy / "params.yaml").weights.root).resolve() == project.parent / "weights"
+    (copy / "mlflow.db").write_text("written by a stage")
+    assert (project / "mlflow.db").read_text() == "written by a stage"
+    (project / "mlflow.db").unlink()
+    status = ["git", "status", "--porcelain"]
+    shown = [
+        subprocess.run(status, cwd=root, capture_output=True, text=True).stdout for root in (project, copy)
+    ]
+    assert shown[1] == shown[0].replace("?? notes\n", "")
+    local = (copy / ".dvc/config.local").read_text()
+    assert str(project / ".dvc/cache") in local
+    # what a stage does: replace, never write into
+    tars[1].unlink()
+    tars[1].write_text("another")
+    (copy / "reports/per_image.csv").write_text("another")
+    second = project / FOLDER / "ablated"
+    copy_project(copy, second, project)
+    assert (second / "data/shards/train/0.tar").read_text() == "another"
+    assert (second / ".dvc/config.local").read_text() == local
+    clear(copy)
+    clear(second)
+    assert contents(project) == before
+    assert (project / "runs/x/model").read_text() == "runs/x/model"
+
+
+def test_without_a_commit_nothing_is_copied(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    with pytest.raises(ExperimentError, match="need a git repository with a commit"):
+        copy_project(tmp_path, tmp_path / FOLDER / "full", tmp_path)
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(ExperimentError, match="wait for them"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["x: y", "train_dam: the loss is not finite", "ERROR: failed to reproduce"], "train_dam: the loss"),
+        (["Traceback", "KeyError: 'a'", "ERROR: failed"], "ERROR: failed"),
+        (["Traceback", "builtins.KeyError: 'a'", "end"], "builtins.KeyError"),
+        ([], "the run said nothing"),
+    ],
+)
+def test_the_reason_is_the_stages_own_word(tmp_path: Path, lines: list[str], reason: str) -> None:
+    (tmp_path / "log.txt").write_text("\n".join(lines))
+    assert _reason(tmp_path / "log.txt", REPOSITORY).startswith(reason)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Experiments that write a table at once instead of training; lists those that ran. no-dam fails."""
+    names: list[str] = []
+
+    def copy(source: Path, target: Path, root: Path) -> None:
+        clear(target)
+        target.mkdir(parents=True)
+        for name in ("params.yaml", "dvc.yaml"):
+            shutil.copy(source / name, target)
+
+    def run(folder: Path, root: Path, experiment: Experiment, log_file: Path, lock: int) -> None:
+        names.append(experiment.name.rsplit("-", 1)[0])
+        if experiment.name.startswith("no-dam"):
+            raise ExperimentError("train_tgrn: the loss is not finite")
+        rng = np.random.default_rng(list(experiment.name.encode()))
+        rows = pd.DataFrame({"key": [f"k{i}" for i in range(8)], "variant": 0, "person": list("abcdefgh")})
+        both = pd.concat([rows.assign(kind=kind, psnr=rng.normal(20, 1, 8)) for kind in ("out", "warp")])
+        (folder / "reports").mkdir(exist_ok=True)
+        both.to_csv(folder / "reports/per_image.csv", index=False)
+        (folder / "reports/metrics.json").write_text("{}")
+
+    monkeypatch.setattr(module, "copy_project", copy)
+    monkeypatch.setattr(module, "run_experiment", run)
+    return names
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    return tmp_path
+
+
+def test_one_that_fails_is_named_and_the_others_go_on(
+    bare: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bare)
+    assert main(["no-dam", "no-tam", "--seeds", "0", "1"]) == 1
+    first = [f"{name}-seed{seed}" for seed in (0, 1) for name in ("full", "no-dam", "no-tam")]
+    assert runs == first
+    table = json.loads((bare / "reports/ablations.json").read_text())
+    assert table["no-dam"]["failed"] == dict.fromkeys("01", "train_tgrn: the loss is not finite")
+    assert table["no-tam"]["seeds"] == [0, 1]
+    rows = {
+        name: [
+            pd.read_csv(bare / f"reports/ablations/{name}-seed{seed}/per_image.csv")
+            .query("kind == 'out'")["psnr"]
+            .mean()
+            for seed in (0, 1)
+        ]
+        for name in ("full", "no-tam")
+    }
+    assert table["no-tam"]["differences"]["psnr"]["by_seed"] == pytest.approx(
+        np.subtract(rows["no-tam"], rows["full"]), rel=1e-4
+    )
+    assert "FAILED, train_tgrn: the loss is not finite" in (bare / "reports/ablations.md").read_text()
+    assert not [path for path in (bare / FOLDER).iterdir() if path.is_dir()]
+
+    runs.clear()  # what is done is not done again; what failed is, from what the full method makes
+    assert main(["no-dam", "no-tam"]) == 1
+    assert runs == ["full-seed0", "no-dam-seed0"]
+    runs.clear()
+    assert main(["no-tam"]) == 0
+    assert runs == []
+
+
+def test_other_params_or_code_make_it_run_again(
+    bare: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ablations = choose(["no-tam"])
+    ablate(bare, ablations, [0])
+    runs.clear()
+    text = (bare / "params.yaml").read_text()
+    (bare / "params.yaml").write_text(re.sub(r"metric_margin: \S+", "metric_margin: 0.123", text))
+    ablate(bare, ablations, [0])
+    assert runs == ["full-seed0", "no-tam-seed0"]
+    runs.clear()
+    (bare / "dvc.yaml").write_text((bare / "dvc.yaml").read_text().replace("cfpp/data", "params.yaml", 1))
+    ablate(bare, ablations, [0])
+    assert runs == ["full-seed0", "no-tam-seed0"]
+
+
+def test_what_params_have_already_is_no_ablation(bare: Path, runs: list[str]) -> None:
+    apply_profile(REPOSITORY / "profiles/ffhq512.yaml", bare / "params.yaml")
+    table = ablate(bare, choose(["no-integration"]), [0])
+    assert runs == ["full-seed0"]
+    assert "params.yaml has it already" in table["no-integration"]["void"]
+
+
+def test_storage_elsewhere_is_refused(bare: Path, runs: list[str]) -> None:
+    text = (bare / "params.yaml").read_text()
+    (bare / "params.yaml").write_text(text.replace('storage:\n  root: ""', "storage:\n  root: s3://b/p"))
+    with pytest.raises(ExperimentError, match=r"storage\.root: is s3://b/p"):
+        ablate(bare, ABLATIONS, [0])
+    assert runs == []
