@@ -1,4 +1,4 @@
-# make repro · make test · make lint · make bench · make ui
+# make repro · make test · make lint · make bench · make ablate · make ui
 # Each sets up .venv first, from requirements.lock, with nothing but Python 3.11 or 3.12 and pip.
 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test lint bench ui clean
+.PHONY: repro test lint bench ablate ui clean
 
 repro: .venv/.ready
 	dvc repro
@@ -22,6 +22,9 @@ lint: .venv/.ready
 
 bench: .venv/.ready
 	python -m benchmarks
+
+ablate: .venv/.ready
+	python -m pipelines.ablate
 
 ui: .venv/.ready
 	mlflow ui --backend-store-uri $$(python -c 'from cfpp.config import load_params; print(load_params().mlflow.tracking_uri)')

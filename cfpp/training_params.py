@@ -13,6 +13,7 @@ class TrainParams:
     """One training run of the engine, whatever it trains."""
 
     steps: int
+    seed: int
     batch_size: int
     accumulate: int
     learning_rate: float
@@ -35,7 +36,7 @@ class TrainParams:
     def __post_init__(self) -> None:
         positive(self, "steps", "batch_size", "accumulate", "learning_rate", "final_learning_rate")
         positive(self, "workers", "threads", "log_every", "validate_every", "checkpoint_every", "keep")
-        not_negative(self, "loader_workers", "max_failures")
+        not_negative(self, "seed", "loader_workers", "max_failures")
         fraction(self, "ema_decay")
         require(all(0 <= beta < 1 for beta in self.betas), "betas", "be 0 or more, below 1", self.betas)
         require(

@@ -15,7 +15,7 @@ from cfpp.models.weights import CARD_FILE, Card, read_card, save_model
 from cfpp.objectives.base import ObjectiveSpec
 from cfpp.training.curves import Row, write_csv
 from cfpp.training.faces import StoredFaces
-from cfpp.training.job import TrainJob, TrainResult, run_name
+from cfpp.training.job import TrainJob, TrainResult, run_name, training_seed
 from cfpp.training.ray_train import fit
 from pipelines.mirror import pull
 from pipelines.session import Session
@@ -69,7 +69,7 @@ def train_model(
         spec=spec,
         params=section.train,
         data=data,
-        seed=params.run.seed,
+        seed=training_seed(params.run.seed, section.train.seed),
         prefix=prefix,
         first_step=first_step,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,6 +94,18 @@ class TrainResult:
     run: str = ""
     folder: str = ""
     images_per_second: float | None = None
+
+
+def training_seed(run_seed: int, seed: int) -> int:
+    """The seed of a training: that of the run itself where ``seed`` is 0, else one that both decide.
+
+    Args:
+        run_seed: `run.seed`, 0 or more.
+        seed: `train.seed` of what is trained, 0 or more.
+    """
+    if seed == 0:
+        return run_seed
+    return int.from_bytes(hashlib.sha256(f"{run_seed} training {seed}".encode()).digest()[:6])
 
 
 def run_name(stage: str, spec: type[ObjectiveSpec], *parts: Any) -> str:
