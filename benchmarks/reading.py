@@ -213,7 +213,7 @@ def uncached(read: Callable[[], None], files: Sequence[Path]) -> Callable[[], No
 def samples(faces: Sequence[Picture], params: Params) -> list[Sample]:
     """Every column of each face, as it is and mirrored."""
     both = [view for face in faces for view in (face, np.ascontiguousarray(face[:, ::-1]))]
-    mask = np.rint(component_mask(SIZE, params.pair.feather) * 255).astype(np.uint8)
+    mask = np.rint(component_mask(len(faces[0]), params.pair.feather) * 255).astype(np.uint8)
     made = []
     for place, face in enumerate(both):
         key = f"f{place:05d}"
@@ -227,7 +227,7 @@ def stand_ins(face: Picture, mask: Picture, key: str, params: Params) -> dict[st
     rng = generator(0, "bench", key)
     blurred = cv2.GaussianBlur(face, (0, 0), 0.7)
     sharp = cv2.addWeighted(face, 1.5, blurred, -0.5, 0)
-    warped = cv2.warpAffine(sharp, np.array([[1, 0, 0.5], [0, 1, 0.5]]), (SIZE, SIZE))
+    warped = cv2.warpAffine(sharp, np.array([[1, 0, 0.5], [0, 1, 0.5]]), face.shape[:2])
     share = mask[..., None] / 255
     return {
         "hq": face,

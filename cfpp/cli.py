@@ -3,9 +3,15 @@
 cfpp profile NAME            merge profiles/NAME.yaml into params.yaml
 cfpp faces OUT               draw a contact sheet of the embedded faces
 cfpp restore OUT IN [IN ...] restore aligned faces with the trained models
+cfpp testset synthetic A OUT degrade clean faces: a test set with its truth
+cfpp testset align A OUT     find the faces of raw photographs and align them
+cfpp evaluate NAME=DIR ...   measure restorers' pictures, and compare them in one table
 cfpp prior inputs OUT        write the degraded faces that another prior is to restore
 cfpp prior import FILE [OUT] make a model folder of an official CodeFormer checkpoint
 cfpp prior export FILE       write models/prior as a checkpoint that the public CodeFormer code loads
+cfpp controlled OUT          write the controlled study's pictures and the true flows between them
+cfpp weights list            say which networks from elsewhere are there, good, or missing
+cfpp weights fetch NAME ...  download them into weights.root and check their sha256
 cfpp verify                  compare every byte of data/ with the manifests
 cfpp verify --absent KEY ... prove that nothing names a face any more
 cfpp lineage KEY             follow a face from its source to the models that learnt from it
@@ -17,7 +23,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from cfpp.commands import audit, faces, params, prior, restore
+from cfpp.commands import audit, controlled, evaluate, faces, params, prior, restore, testset, weights
 from cfpp.errors import MendableError
 
 
@@ -25,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="cfpp", description="CodeFormer++ pipelines")
     commands = parser.add_subparsers(dest="command", required=True)
-    for group in (params, faces, restore, prior, audit):
+    for group in (params, faces, restore, testset, evaluate, prior, controlled, audit, weights):
         group.add_parser(commands)
 
     options = parser.parse_args(arguments)
