@@ -145,11 +145,13 @@ class TrainTgrnParams:
     widths: tuple[int, ...]
     res_blocks: int
     l1_weight: float
+    component_weight: float
     perceptual_weight: float
     identity_weight: float
     metric_weight: float
     metric_margin: float
     negatives: tuple[Literal["id", "gp"], ...]
+    embedding: Literal["prior", "squeeze", "vgg"]
     adversarial_weight: float
     discriminator_start: int
     discriminator_width: int
@@ -159,5 +161,5 @@ class TrainTgrnParams:
     def __post_init__(self) -> None:
         positive(self, "widths", "res_blocks", "discriminator_width", "discriminator_layers", "metric_margin")
         not_negative(self, "l1_weight", "perceptual_weight", "identity_weight", "metric_weight")
-        not_negative(self, "adversarial_weight", "discriminator_start")
+        not_negative(self, "component_weight", "adversarial_weight", "discriminator_start")
         require(bool(self.negatives), "negatives", "name one or more (off: metric_weight 0)", self.negatives)

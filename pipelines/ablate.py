@@ -48,6 +48,8 @@ ABLATIONS = (
     Ablation("no-metric", "no metric learning", {"train_tgrn.metric_weight": 0.0}),
     Ablation("negatives-id", "negatives: I_F", {"train_tgrn.negatives": ["id"]}),
     Ablation("negatives-id-gp", "negatives: I_F and I_G", {"train_tgrn.negatives": ["id", "gp"]}),
+    Ablation("embedding-prior", "embedding: the prior's encoder", {"train_tgrn.embedding": "prior"}),
+    Ablation("embedding-squeeze", "embedding: LPIPS's SqueezeNet", {"train_tgrn.embedding": "squeeze"}),
     Ablation("lncc-21", "LNCC window 21", {"train_dam.lncc_window": 21}),
     Ablation("no-integration", "no integration", {"train_dam.integration_steps": 0}),
     Ablation("no-adversarial", "no adversarial loss", {"train_tgrn.adversarial_weight": 0.0}),

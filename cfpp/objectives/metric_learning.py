@@ -4,44 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cfpp.models.codeformer.autoencoder import Encoder
+from cfpp.objectives.perceptual import LPIPS
 
-_LEVELS = 3
+LEVELS = 3
 _EPSILON = 1e-6
 
 
 class TextureEmbedding(nn.Module):
-    """Frozen embedding of a picture's texture: pooled statistics of an encoder's features.
+    """Frozen embedding of a picture's texture: pooled statistics of a network's features.
 
-    Mean and standard deviation over the positions, per channel, of the encoder's finest levels, where the
+    Mean and standard deviation over the positions, per channel, of the network's finest levels, where the
     texture is; deeper levels hold the face's identity and cost more than they tell. Each level counts the
     same, and the whole has length 1.
 
     Args:
-        encoder: of the prior; only the blocks in use are copied and kept.
-        levels: how many of its levels, the finest first.
+        levels: parts of a network, one after the other; copied, and the output of each is pooled.
     """
 
-    def __init__(self, encoder: Encoder, levels: int = _LEVELS) -> None:
+    def __init__(self, levels: Sequence[nn.Module]) -> None:
         super().__init__()
+        self.levels = deepcopy(nn.ModuleList(levels)).eval().requires_grad_(False)
+
+    @classmethod
+    def of_encoder(cls, encoder: Encoder, levels: int = LEVELS) -> TextureEmbedding:
+        """By the prior's own encoder."""
         sides = sorted(encoder.taps, reverse=True)[:levels]
-        self.taps = tuple(encoder.taps[side] for side in sides)
-        self.blocks = deepcopy(encoder.blocks[: self.taps[-1] + 1]).eval().requires_grad_(False)
+        ends = [encoder.taps[side] + 1 for side in sides]
+        return cls([nn.Sequential(*encoder.blocks[start:end]) for start, end in pairwise([0, *ends])])
+
+    @classmethod
+    def of_lpips(cls, lpips: LPIPS, levels: int = LEVELS) -> TextureEmbedding:
+        """By the backbone of LPIPS, at the levels where that compares pictures."""
+        net = lpips.net
+        first, *others = [getattr(net.net, f"slice{level + 1}") for level in range(levels)]
+        return cls([nn.Sequential(net.scaling_layer, first), *others])
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[B, D] of length 1, float32, from pictures [B, 3, H, W] in [-1, 1]; differentiable."""
         x, parts = pictures, []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in self.taps:
-                values = x.float().flatten(2)
-                deviation = (values.var(2, correction=0) + _EPSILON).sqrt()
-                parts.append(F.normalize(torch.cat([values.mean(2), deviation], 1), dim=1))
+        for level in self.levels:
+            x = level(x)
+            values = x.float().flatten(2)
+            deviation = (values.var(2, correction=0) + _EPSILON).sqrt()
+            parts.append(F.normalize(torch.cat([values.mean(2), deviation], 1), dim=1))
         return F.normalize(torch.cat(parts, 1), dim=1)
 
     def train(self, mode: bool = True) -> TextureEmbedding:

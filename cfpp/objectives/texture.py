@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cfpp.config import ParamsError
 from cfpp.data.components import component_mask
 from cfpp.models.discriminator import PatchDiscriminator
+from cfpp.models.external import why_missing
 from cfpp.models.prior import load_prior
 from cfpp.models.probe import load_probe
 from cfpp.models.tgrn import TGRN
@@ -19,7 +20,7 @@ from cfpp.objectives.adversarial import balanced_adversarial_loss
 from cfpp.objectives.base import Batch, Objective, StepResult
 from cfpp.objectives.codebook import contact_sheet, psnr
 from cfpp.objectives.metric_learning import TextureEmbedding, centred, cosine_triplet
-from cfpp.objectives.perceptual import build_perceptual
+from cfpp.objectives.perceptual import LPIPS_FILES, build_perceptual, find_lpips
 from cfpp.storage import local_folder, place_of
 from cfpp.training_params import TrainTgrnParams
 
@@ -31,7 +32,7 @@ class TextureSpec:
     Attributes:
         params: section train_tgrn.
         size: side of the faces, pixels.
-        prior_path: the frozen prior, whose encoder is the metric's embedding (unused at metric_weight 0).
+        prior_path: the frozen prior, whose encoder is the metric's embedding unless the params name another.
         weights_root: section weights, key root.
         procedural: the faces are procedural ones: the only ones that the identity loss knows.
         prior_kind: where I_F and I_G come from, see section prior, key kind.
@@ -78,7 +79,8 @@ class TextureSpec:
 
         Raises:
             WeightsError: the prior is missing or does not fit (metric_weight above 0).
-            ParamsError: identity_weight is above 0 and the faces are photographs.
+            ParamsError: identity_weight is above 0 and the faces are photographs, or the embedding's weights
+                are not there.
         """
         return TextureObjective(self)
 
@@ -100,11 +102,7 @@ class TextureObjective(Objective):
             params.widths, params.res_blocks, params.texture_attention, params.spatial_attention
         )
         self.perceptual = build_perceptual(spec.weights_root)
-        self.embedding = (
-            TextureEmbedding(load_prior(local_folder(place_of(spec.prior_path))).encoder)
-            if params.metric_weight > 0
-            else None
-        )
+        self.embedding = _embedding(spec) if params.metric_weight > 0 else None
         self.identity = _identity_network(spec.procedural) if params.identity_weight > 0 else None
         if params.adversarial_weight > 0:
             self.discriminator = PatchDiscriminator(params.discriminator_width, params.discriminator_layers)
@@ -124,7 +122,8 @@ class TextureObjective(Objective):
         params, hq = self.params, batch["hq"]
         i_warp, i_ap = self._guides(batch)
         out = self.model(batch["id"], i_warp)
-        logs = {"l1": F.l1_loss(out, hq)}
+        weight = 1 + params.component_weight * self.mask
+        logs = {"l1": ((out - hq).abs() * (weight / weight.mean())).mean()}
         reconstruction = params.l1_weight * logs["l1"]
         if params.perceptual_weight > 0:
             logs["perceptual"] = self.perceptual(out, hq).mean()
@@ -196,6 +195,18 @@ class TextureObjective(Objective):
             _, wanted = self.identity(hq)
         _, found = self.identity(out)
         return (1 - F.cosine_similarity(found.float(), wanted.float(), dim=1)).mean()
+
+
+def _embedding(spec: TextureSpec) -> TextureEmbedding:
+    if spec.params.embedding == "prior":
+        prior = load_prior(local_folder(place_of(spec.prior_path)))
+        return TextureEmbedding.of_encoder(prior.encoder)
+    backbone = spec.params.embedding
+    lpips = find_lpips(spec.weights_root, backbone)
+    if lpips is None:
+        missing = why_missing(spec.weights_root, LPIPS_FILES[backbone])
+        raise ParamsError(f"train_tgrn.embedding: {backbone}: {missing}, or set it to prior")
+    return TextureEmbedding.of_lpips(lpips)
 
 
 def _identity_network(procedural: bool) -> nn.Module:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cfpp.models.codeformer.autoencoder import Encoder
 from cfpp.objectives.metric_learning import TextureEmbedding, centred, cosine_triplet
+from cfpp.objectives.perceptual import LPIPS
 from cfpp.training_params import NetworkParams
 
 NETWORK = NetworkParams(
@@ -99,7 +100,7 @@ def test_what_all_faces_share_does_not_blind_the_triplet() -> None:
 def embedding(levels: int = 2) -> tuple[Encoder, TextureEmbedding]:
     torch.manual_seed(0)
     encoder = Encoder(NETWORK, 64)
-    return encoder, TextureEmbedding(encoder, levels)
+    return encoder, TextureEmbedding.of_encoder(encoder, levels)
 
 
 def test_embedding_is_the_pooled_statistics_of_the_encoders_levels() -> None:
@@ -115,6 +116,26 @@ def test_embedding_is_the_pooled_statistics_of_the_encoders_levels() -> None:
             part = torch.tensor(means + deviations)
             parts.append(part / part.norm())
         torch.testing.assert_close(found.detach(), torch.cat(parts) / math.sqrt(2), atol=1e-4, rtol=1e-3)
+
+
+def test_embedding_by_lpips_is_the_pooled_statistics_of_its_backbone() -> None:
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(1)
+    backbone = squeezenet1_1(weights=None).eval()
+    embed = TextureEmbedding.of_lpips(LPIPS("squeeze", backbone.state_dict(), "random"), levels=2)
+    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    features = ((pictures + 1) / 2 - mean) / deviation  # as torchvision's networks take them
+    parts = []
+    for ends in (backbone.features[:2], backbone.features[2:5]):
+        features = ends(features).detach()
+        flat = features.flatten(2)
+        part = torch.cat([flat.mean(2), flat.std(2, correction=0)], 1)
+        parts.append(part / part.norm(dim=1, keepdim=True))
+    expected = torch.cat(parts, 1) / math.sqrt(2)
+    torch.testing.assert_close(embed(pictures), expected, atol=1e-4, rtol=2e-3)
 
 
 def test_embedding_is_frozen_apart_from_the_encoder_and_lets_gradients_through() -> None:

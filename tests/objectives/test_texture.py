@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,6 +123,23 @@ def test_the_loss_is_the_weighted_sum_of_what_is_logged(prior: str, params: Trai
         "similarity_ap",
         "similarity_id",
     }
+
+
+@pytest.mark.parametrize("extra", [0.0, 3.0])
+def test_l1_counts_more_on_the_components(params: TrainTgrnParams, extra: float) -> None:
+    off = replace(params, metric_weight=0.0, perceptual_weight=0.0, adversarial_weight=0.0)
+    objective = TextureSpec(replace(off, component_weight=extra), SIZE, "", "", procedural=True).build()
+    batch = faces("hq", "id", "warp")
+    wanted = np.abs((batch["id"] - batch["hq"]).double().numpy())  # an untrained TGRN gives I_F
+    weights = 1 + extra * component_mask(SIZE, objective.spec.feather).astype(np.float64)
+    expected = np.average(wanted.mean((0, 1)), weights=weights)
+    assert objective.step(batch, 0).logs["l1"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_embedding_whose_weights_are_missing_is_named(prior: str, params: TrainTgrnParams) -> None:
+    spec = TextureSpec(replace(params, embedding="vgg"), SIZE, prior, "", procedural=True)
+    with pytest.raises(ParamsError, match=r"train_tgrn\.embedding: vgg: needs vgg16"):
+        spec.build()
 
 
 def test_gradients_reach_the_network_and_nothing_else(prior: str, params: TrainTgrnParams) -> None:
