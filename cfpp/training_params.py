@@ -148,6 +148,7 @@ class TrainTgrnParams:
     component_weight: float
     perceptual_weight: float
     identity_weight: float
+    identity_network: str
     metric_weight: float
     metric_margin: float
     negatives: tuple[Literal["id", "gp"], ...]

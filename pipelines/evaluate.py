@@ -65,7 +65,7 @@ def evaluate(params: Params, root: Path, storage: Place) -> tuple[dict[str, Any]
     bootstrap = Bootstrap(params.evaluate.bootstrap, params.evaluate.confidence, params.run.seed)
     summary = summarise(rows, bootstrap) | {
         "unavailable": instruments.unavailable(),
-        "instruments": instruments.names(),
+        "instruments": instrument_names(instruments, root),
         "about": {
             "split": "test",
             "samples": len(store),
@@ -81,6 +81,15 @@ def evaluate(params: Params, root: Path, storage: Place) -> tuple[dict[str, Any]
     write_reports(root / REPORTS, summary, rows, panels, lineage(params, root))
     log_table(summary)
     return summary, panels
+
+
+def instrument_names(instruments: Instruments, root: Path) -> dict[str, str]:
+    """Metric to network, with a note where TGRN was trained to please that very network."""
+    names = instruments.names()
+    config = read_card(root / MODELS / "tgrn").config
+    learnt = {config.get("identity_loss"), config.get("training", {}).get("perceptual")}
+    note = " (also a loss of TGRN)"
+    return {metric: name + note if name in learnt else name for metric, name in names.items()}
 
 
 def load_restorer(models: Path, use_gpu: bool) -> Restorer:

@@ -3,6 +3,8 @@
 python -m pipelines.train_tgrn
 """
 
+from dataclasses import replace
+
 from cfpp.models.weights import read_card
 from cfpp.objectives.perceptual import perceptual_name
 from cfpp.objectives.texture import TextureSpec
@@ -18,8 +20,9 @@ def train_tgrn(session: Session) -> None:
     """Train, or go on with the run that these params, data and prior name; Ray must run."""
     params, root = session.params, session.root
     prior = root / "models" / "prior"
+    network = absolute(root, params.train_tgrn.identity_network)
     spec = TextureSpec(
-        params=params.train_tgrn,
+        params=replace(params.train_tgrn, identity_network=network),
         size=params.run.size,
         prior_path=session.shared("models/prior"),
         weights_root=absolute(root, params.weights.root),
@@ -32,6 +35,7 @@ def train_tgrn(session: Session) -> None:
         spec,
         params.train_tgrn,
         params.pair.feather,
+        spec.identity_name,
         perceptual=perceptual_name(spec.weights_root),
         started_from={"prior": read_card(prior)},
     )

@@ -8,12 +8,13 @@ import torch
 
 from cfpp.config import WeightsParams
 from cfpp.data.align import scaled_template
-from cfpp.evaluation.crops import ARCFACE_TEMPLATE, SPHEREFACE_TEMPLATE, five_point_crop
+from cfpp.data.crops import ARCFACE_TEMPLATE, SPHEREFACE_TEMPLATE, five_point_crop
 from cfpp.evaluation.onnx_network import OnnxNetwork
 from cfpp.evaluation.unavailable import Unavailable
 from cfpp.models.catalogue import ARCFACE, MOBILEFACENET
-from cfpp.models.external import ExternalFileError, find_external, load_state, why_missing
+from cfpp.models.external import ExternalFileError, find_external, why_missing
 from cfpp.models.probe import Probe
+from cfpp.objectives.face_embedding import arcface_network
 
 Domain = Literal["procedural", "folder"]
 
@@ -102,12 +103,7 @@ class ArcFace:
     name = ARCFACE[0].label
 
     def __init__(self, path: Path) -> None:
-        from facexlib.recognition.arcface_arch import Backbone
-
-        state = load_state(path)
-        with torch.device("meta"):  # without weights of its own: the file has all of them
-            self._network = Backbone(num_layers=50, drop_ratio=0.6, mode="ir_se").eval()
-        load_frozen(self._network, state, path)
+        self._network = arcface_network(path)
 
     def embed(self, pictures: np.ndarray, landmarks5: np.ndarray | None = None) -> np.ndarray:
         """See `IdentityEmbedder`. Landmarks that coincide raise AlignError."""
@@ -160,19 +156,6 @@ def probe_outputs(probe: Probe, pictures: np.ndarray) -> tuple[np.ndarray, np.nd
     with torch.inference_mode():
         landmarks, embeddings = probe(faces)
     return landmarks.numpy(), embeddings.numpy()
-
-
-def load_frozen(network: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """The weights of a network made on the meta device; `path` is where they come from.
-
-    Raises:
-        ExternalFileError: keys or shapes do not match, the first of which are named.
-    """
-    try:
-        network.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ExternalFileError(f"{path}: another network: {' '.join(str(error).split())[:300]}") from error
-    network.requires_grad_(False)
 
 
 def _crops(

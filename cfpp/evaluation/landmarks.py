@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from cfpp.config import WeightsParams
-from cfpp.evaluation.identity import Domain, load_frozen, probe_outputs
+from cfpp.evaluation.identity import Domain, probe_outputs
 from cfpp.evaluation.onnx_network import OnnxNetwork
 from cfpp.evaluation.unavailable import Unavailable
 from cfpp.models.catalogue import FAN, PFLD
 from cfpp.models.external import ExternalFileError, find_external, load_state, why_missing
 from cfpp.models.probe import Probe, probe_figures
+from cfpp.objectives.face_embedding import load_frozen
 
 # The square about an FFHQ-aligned face, in pixels of 512: centre x, centre y, side.
 _BOX = (256.0, 300.0, 340.0)

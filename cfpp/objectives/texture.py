@@ -19,6 +19,7 @@ from cfpp.models.tgrn import TGRN
 from cfpp.objectives.adversarial import balanced_adversarial_loss
 from cfpp.objectives.base import Batch, Objective, StepResult
 from cfpp.objectives.codebook import contact_sheet, psnr
+from cfpp.objectives.face_embedding import face_embedding_name, find_face_embedding
 from cfpp.objectives.metric_learning import TextureEmbedding, centred, cosine_triplet
 from cfpp.objectives.perceptual import LPIPS_FILES, build_perceptual, find_lpips
 from cfpp.storage import local_folder, place_of
@@ -34,7 +35,7 @@ class TextureSpec:
         size: side of the faces, pixels.
         prior_path: the frozen prior, whose encoder is the metric's embedding unless the params name another.
         weights_root: section weights, key root.
-        procedural: the faces are procedural ones: the only ones that the identity loss knows.
+        procedural: the faces are procedural ones, whose identity the probe embeds.
         prior_kind: where I_F and I_G come from, see section prior, key kind.
         feather: edge of the component mask, share of the side; used only where I_AP is made here
             (alignment: none).
@@ -47,6 +48,15 @@ class TextureSpec:
     procedural: bool
     prior_kind: Literal["codeformer", "folder"] = "codeformer"
     feather: float = 0.02
+
+    @property
+    def identity_name(self) -> str:
+        """Which network the identity loss follows; "none" without the loss."""
+        if self.params.identity_weight == 0:
+            return "none"
+        if self.procedural and not self.params.identity_network:
+            return "probe"
+        return face_embedding_name(self.weights_root, self.params.identity_network)
 
     kind = "tgrn"
 
@@ -71,6 +81,7 @@ class TextureSpec:
             "spatial_attention": self.params.spatial_attention,
             "alignment": self.params.alignment,
             "prior_kind": self.prior_kind,
+            "identity_loss": self.identity_name,
             "size": self.size,
         }
 
@@ -79,8 +90,7 @@ class TextureSpec:
 
         Raises:
             WeightsError: the prior is missing or does not fit (metric_weight above 0).
-            ParamsError: identity_weight is above 0 and the faces are photographs, or the embedding's weights
-                are not there.
+            ParamsError: the weights of the embedding or of the identity loss are not there.
         """
         return TextureObjective(self)
 
@@ -103,7 +113,7 @@ class TextureObjective(Objective):
         )
         self.perceptual = build_perceptual(spec.weights_root)
         self.embedding = _embedding(spec) if params.metric_weight > 0 else None
-        self.identity = _identity_network(spec.procedural) if params.identity_weight > 0 else None
+        self.identity = _identity_network(spec) if params.identity_weight > 0 else None
         if params.adversarial_weight > 0:
             self.discriminator = PatchDiscriminator(params.discriminator_width, params.discriminator_layers)
         self.discriminator_start = params.discriminator_start
@@ -192,9 +202,8 @@ class TextureObjective(Objective):
         """1 - cosine of the identity embeddings, mean over the batch, in [0, 2]."""
         assert self.identity is not None
         with torch.no_grad():
-            _, wanted = self.identity(hq)
-        _, found = self.identity(out)
-        return (1 - F.cosine_similarity(found.float(), wanted.float(), dim=1)).mean()
+            wanted = self.identity(hq)
+        return (1 - F.cosine_similarity(self.identity(out).float(), wanted.float(), dim=1)).mean()
 
 
 def _embedding(spec: TextureSpec) -> TextureEmbedding:
@@ -209,10 +218,19 @@ def _embedding(spec: TextureSpec) -> TextureEmbedding:
     return TextureEmbedding.of_lpips(lpips)
 
 
-def _identity_network(procedural: bool) -> nn.Module:
-    if not procedural:
-        raise ParamsError(
-            "train_tgrn.identity_weight: above 0, but the only embedder with gradients is the probe, "
-            "which knows procedural faces; set it to 0 for photographs"
-        )
-    return load_probe()
+class _ProbeEmbedding(nn.Module):
+    """The identity head of the probe, for procedural faces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.probe = load_probe()
+
+    def forward(self, faces: Tensor) -> Tensor:
+        embedding: Tensor = self.probe(faces)[1]
+        return embedding
+
+
+def _identity_network(spec: TextureSpec) -> nn.Module:
+    if spec.procedural and not spec.params.identity_network:
+        return _ProbeEmbedding()
+    return find_face_embedding(spec.weights_root, spec.params.identity_network)

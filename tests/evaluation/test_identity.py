@@ -14,12 +14,12 @@ from skimage.transform import SimilarityTransform
 from cfpp.config import ParamsError, WeightsParams
 from cfpp.data.align import AlignError, scaled_template
 from cfpp.data.components import TEMPLATE_512
-from cfpp.evaluation import identity
-from cfpp.evaluation.crops import (
+from cfpp.data.crops import (
     ARCFACE_TEMPLATE,
     SPHEREFACE_TEMPLATE,
     five_point_crop,
 )
+from cfpp.evaluation import identity
 from cfpp.evaluation.identity import (
     ArcFace,
     EmbeddedIdentity,

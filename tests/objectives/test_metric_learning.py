@@ -81,10 +81,13 @@ def test_a_triplet_without_negatives_is_refused() -> None:
         cosine_triplet(torch.ones(1, 2), torch.ones(1, 2), [], 0.05)
 
 
-def test_what_all_faces_share_does_not_blind_the_triplet() -> None:
+@pytest.mark.parametrize("of_each_face", [False, True])
+def test_what_the_pictures_of_a_face_share_does_not_blind_the_triplet(of_each_face: bool) -> None:
     torch.manual_seed(0)
     anchor, positive, negative = torch.randn(3, 4, 6, dtype=torch.double).unbind()
     shared = torch.full((6,), 100.0, dtype=torch.double)
+    if of_each_face:
+        shared = 100 * torch.randn(4, 6, dtype=torch.double)
 
     def triplet(*embeddings: Tensor) -> float:
         seen, (near, far) = centred(embeddings[0], embeddings[1:])
