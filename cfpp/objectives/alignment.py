@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cfpp.data.components import component_mask
 from cfpp.models.dam import DAM, folded_share, warp
 from cfpp.objectives.base import Batch, Objective, StepResult
 from cfpp.objectives.codebook import contact_sheet
@@ -16,6 +17,7 @@ from cfpp.training_params import TrainDamParams
 
 _BT601 = (0.299, 0.587, 0.114)
 _EPSILON = 1e-5
+_FEATHER = 0.02  # of the components' edge, share of the side
 
 
 def luminance(image: Tensor) -> Tensor:
@@ -24,8 +26,8 @@ def luminance(image: Tensor) -> Tensor:
     return (image * weights).sum(1, keepdim=True) * 0.5 + 0.5
 
 
-def lncc_loss(fixed: Tensor, moving: Tensor, window: int) -> Tensor:
-    """Minus the mean local normalised cross-correlation, a scalar in about [-1, 0]; -1 is perfect.
+def lncc_loss(fixed: Tensor, moving: Tensor, window: int, weights: Tensor | None = None) -> Tensor:
+    """Minus the (weighted) mean local normalised cross-correlation, a scalar in about [-1, 0]; -1 is perfect.
 
     Per pixel cross^2 / (variance * variance + 1e-5), all three as sums (not means) over a square window,
     zeros outside the picture (VoxelMorph; numbers: method.md, section 3).
@@ -34,6 +36,7 @@ def lncc_loss(fixed: Tensor, moving: Tensor, window: int) -> Tensor:
         fixed: [B, 1, H, W] in [0, 1].
         moving: the same shape and range; carries the gradient.
         window: side in pixels, odd.
+        weights: [H, W], 0 or more, how much each pixel counts; None = all the same.
     """
     # Sums of squares minus squares of sums cancel, which bfloat16 does not survive.
     with torch.autocast(fixed.device.type, enabled=False):
@@ -45,6 +48,8 @@ def lncc_loss(fixed: Tensor, moving: Tensor, window: int) -> Tensor:
         variance_i = sum_ii - sum_i * sum_i / area
         variance_j = sum_jj - sum_j * sum_j / area
         correlation: Tensor = cross * cross / (variance_i * variance_j + _EPSILON)
+        if weights is not None:
+            correlation = correlation * (weights / weights.mean())
         return -correlation.mean()
 
 
@@ -81,15 +86,19 @@ class AlignmentSpec:
 
     def build(self) -> AlignmentObjective:
         """The objective, its flow zero everywhere."""
-        return AlignmentObjective(self.params)
+        return AlignmentObjective(self.params, self.size)
 
 
 class AlignmentObjective(Objective):
     """Self-supervised: no flow is known, the pair (I_G, I_F) is its own supervision."""
 
-    def __init__(self, params: TrainDamParams) -> None:
+    weights: Tensor
+
+    def __init__(self, params: TrainDamParams, size: int) -> None:
         super().__init__()
         self.params = params
+        weights = 1 + params.component_weight * torch.from_numpy(component_mask(size, _FEATHER))
+        self.register_buffer("weights", weights, persistent=False)
         self.model: nn.Module = DAM(params.widths, params.integration_steps)
 
     def step(self, batch: Batch, step: int) -> StepResult:
@@ -100,7 +109,8 @@ class AlignmentObjective(Objective):
     def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The step's figures on held-out faces, and `lncc_unwarped`, which a useful DAM must exceed."""
         _, logs, _, _ = self._figures(model, batch)
-        still = -lncc_loss(luminance(batch["id"]), luminance(batch["gp"]), self.params.lncc_window)
+        fixed, moving = luminance(batch["id"]), luminance(batch["gp"])
+        still = -lncc_loss(fixed, moving, self.params.lncc_window, self.weights)
         return {**logs, "lncc_unwarped": still}
 
     @torch.no_grad()
@@ -115,7 +125,8 @@ class AlignmentObjective(Objective):
         i_g, i_f = batch["gp"], batch["id"]
         flow = model(i_g, i_f)
         warped = warp(i_g, flow)
-        similarity = lncc_loss(luminance(i_f.float()), luminance(warped), self.params.lncc_window)
+        fixed, moving = luminance(i_f.float()), luminance(warped)
+        similarity = lncc_loss(fixed, moving, self.params.lncc_window, self.weights)
         smoothness = smoothness_loss(flow)
         loss = similarity + self.params.smoothness_weight * smoothness
         logs = {

@@ -58,6 +58,22 @@ def test_lncc_equals_a_plain_loop() -> None:
     assert lncc_loss(fixed, moving, 5).item() == pytest.approx(-total / (11 * 12), abs=1e-9)
 
 
+def test_lncc_of_weighted_pixels_is_that_of_their_places() -> None:
+    torch.manual_seed(0)
+    fixed, moving = torch.rand(2, 1, 1, 16, 20).double().unbind()
+    alone = torch.zeros(16, 20, dtype=torch.double)
+    each = []
+    for row, column in ((3, 4), (8, 19)):
+        alone.zero_()[row, column] = 5.0
+        each.append(lncc_loss(fixed, moving, 5, alone).item())
+    both = torch.zeros(16, 20, dtype=torch.double)
+    both[3, 4], both[8, 19] = 3.0, 1.0
+    assert lncc_loss(fixed, moving, 5, both).item() == pytest.approx(0.75 * each[0] + 0.25 * each[1])
+    even = lncc_loss(fixed, moving, 5, torch.full((16, 20), 7.0)).item()
+    assert even == pytest.approx(lncc_loss(fixed, moving, 5).item())
+    assert abs(each[0] - each[1]) > 0.01
+
+
 def test_lncc_ignores_local_contrast_and_is_unharmed_by_autocast() -> None:
     torch.manual_seed(0)
     fixed = torch.rand(1, 1, 32, 32)
