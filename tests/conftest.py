@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from tests.s3 import S3Server, s3_server
@@ -33,3 +34,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server in a process of its own, with an empty bucket."""
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Waiting for a second thread costs more than the tests' networks do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,14 +1,12 @@
 """`cfpp evaluate` and `cfpp testset` through the front door."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from cfpp.cli import main
@@ -20,12 +18,7 @@ from tests.tiny_models import SIZE, write_models
 PEOPLE, SHOTS = 3, 2
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

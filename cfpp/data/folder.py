@@ -10,6 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -149,15 +150,30 @@ def _plain(stem: str) -> str:
 
 
 def _identities(paths: list[str], keys: dict[str, str], pattern: str) -> dict[str, str]:
+    people = people_in({path: PurePosixPath(path).stem for path in paths}, pattern, "data.identity_pattern")
+    return {path: people[path] or keys[path] for path in paths}
+
+
+def people_in(stems: Mapping[str, str], pattern: str, setting: str) -> dict[str, str | None]:
+    """Who each file shows, by group 1 of a regex searched in its stem; None where that finds nobody.
+
+    Args:
+        stems: of the files, by their names.
+        pattern: "" finds nobody.
+        setting: where the pattern is from, for the error.
+
+    Raises:
+        FolderError: no regular expression, one without a group, or one that matches nothing.
+    """
     if not pattern:
-        return keys
+        return dict.fromkeys(stems)
     try:
         regex = re.compile(pattern)
     except re.error as error:
-        raise FolderError(f"data.identity_pattern {pattern!r}: not a regular expression: {error}") from None
+        raise FolderError(f"{setting} {pattern!r}: not a regular expression: {error}") from None
     if regex.groups < 1:
-        raise FolderError(f"data.identity_pattern {pattern!r}: has no group; group 1 is the identity")
-    found = {path: regex.search(PurePosixPath(path).stem) for path in paths}
+        raise FolderError(f"{setting} {pattern!r}: has no group; group 1 is the identity")
+    found = {name: regex.search(stem) for name, stem in stems.items()}
     if not any(found.values()):
-        raise FolderError(f"data.identity_pattern {pattern!r}: matches no file, such as {paths[0]}")
-    return {path: (match.group(1) if match else None) or keys[path] for path, match in found.items()}
+        raise FolderError(f"{setting} {pattern!r}: matches no file, such as {next(iter(stems))}")
+    return {name: match.group(1) if match else None for name, match in found.items()}

@@ -3,13 +3,13 @@
 Only faces that every restorer has, and that can be measured for each of them, count: comparisons are paired.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
+from cfpp.data.folder import people_in
 from cfpp.data.pictures import PictureError
 from cfpp.errors import MendableError
 from cfpp.evaluation.distributions import InceptionFeatures
@@ -97,23 +97,13 @@ class Tally:
 
 
 def people_of(stems: Sequence[str], pattern: str) -> dict[str, str]:
-    """Stem to person: group 1 of a regex searched in the stem; those it does not match are each their own.
+    """Stem to person, see `people_in`; those whom the pattern does not find are each their own.
 
     Raises:
-        FoldersError: no regular expression, one without a group, or one that matches none.
+        FolderError: the pattern is none.
     """
-    if not pattern:
-        return {stem: stem for stem in stems}
-    try:
-        regex = re.compile(pattern)
-    except re.error as error:
-        raise FoldersError(f"--people {pattern!r}: not a regular expression: {error}") from None
-    if regex.groups < 1:
-        raise FoldersError(f"--people {pattern!r}: has no group; group 1 is the person")
-    found = {stem: regex.search(stem) for stem in stems}
-    if not any(found.values()):
-        raise FoldersError(f"--people {pattern!r}: matches no name, such as {stems[0]}")
-    return {stem: (person.group(1) if person else None) or stem for stem, person in found.items()}
+    found = people_in({stem: stem for stem in stems}, pattern, "--people")
+    return {stem: person or stem for stem, person in found.items()}
 
 
 def measure(

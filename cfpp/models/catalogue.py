@@ -6,7 +6,6 @@ those of the other files, are what packagers of the same files have published.
 
 from cfpp.models.external import ExternalFile
 
-_TORCHVISION = "https://download.pytorch.org/models"
 _FACEXLIB = "https://github.com/xinntao/facexlib/releases/download"
 
 LPIPS_ALEX = (
@@ -16,7 +15,7 @@ LPIPS_ALEX = (
         label="LPIPS-alex",
         serves="metric lpips_alex",
         size=244_408_911,
-        url=f"{_TORCHVISION}/alexnet-owt-7be5be79.pth",
+        url="torchvision:AlexNet_Weights.IMAGENET1K_V1",
         licence="BSD-3-Clause (torchvision)",
     ),
 )
@@ -27,7 +26,7 @@ LPIPS_VGG = (
         label="LPIPS-vgg",
         serves="metric lpips_vgg",
         size=553_433_881,
-        url=f"{_TORCHVISION}/vgg16-397923af.pth",
+        url="torchvision:VGG16_Weights.IMAGENET1K_V1",
         licence="BSD-3-Clause (torchvision)",
     ),
 )
@@ -38,7 +37,7 @@ LPIPS_SQUEEZE = (
         label="LPIPS-squeeze",
         serves="metric lpips; perceptual loss",
         size=4_958_839,
-        url=f"{_TORCHVISION}/squeezenet1_1-b8a52dc0.pth",
+        url="torchvision:SqueezeNet1_1_Weights.IMAGENET1K_V1",
         licence="BSD-3-Clause (torchvision)",
     ),
     ExternalFile(

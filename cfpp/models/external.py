@@ -22,7 +22,8 @@ class ExternalFile:
         label: what reports call the network.
         serves: what it is for.
         size: bytes; 0 = not known.
-        url: where it is published; "" = nowhere that is known, it is placed by hand.
+        url: where it is published: an address, or `torchvision:` and a name of its weights, whose address
+            torchvision knows; "" = nowhere that is known, it is placed by hand.
         licence: as its publisher states it; "" = not stated.
     """
 

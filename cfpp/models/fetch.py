@@ -31,20 +31,30 @@ def fetch(file: ExternalFile, folder: Path) -> Path:
     """
     if not file.url:
         raise FetchError(f"{file.name}: no public address is known; place it by hand, see docs/weights.md")
-    path = folder / file.name
+    path, url = folder / file.name, address(file)
     try:
         with (
-            urllib.request.urlopen(file.url, timeout=TIMEOUT) as answer,
+            urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
             replacing(path) as partial,
             partial.open("wb") as out,
         ):
-            _copy(answer, out, file)
+            _copy(answer, out, file, url)
     except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
-        raise FetchError(f"{file.name}: {file.url}: {error or type(error).__name__}") from error
+        raise FetchError(f"{file.name}: {url}: {error or type(error).__name__}") from error
     return path
 
 
-def _copy(answer: http.client.HTTPResponse, out: BinaryIO, file: ExternalFile) -> None:
+def address(file: ExternalFile) -> str:
+    """The address that the file's `url` stands for."""
+    publisher, _, name = file.url.partition(":")
+    if publisher != "torchvision":
+        return file.url
+    from torchvision.models import get_weight  # seconds to import
+
+    return str(get_weight(name).url)
+
+
+def _copy(answer: http.client.HTTPResponse, out: BinaryIO, file: ExternalFile, url: str) -> None:
     """The answer's bytes to `out`, counted and compared."""
     expected = int(answer.headers.get("Content-Length") or 0)
     digest, received = hashlib.sha256(), 0
@@ -57,8 +67,8 @@ def _copy(answer: http.client.HTTPResponse, out: BinaryIO, file: ExternalFile) -
             received += len(chunk)
             bar.update(len(chunk))
     if expected and received < expected:
-        raise FetchError(f"{file.name}: {file.url}: cut short, {received} of {expected} bytes came")
+        raise FetchError(f"{file.name}: {url}: cut short, {received} of {expected} bytes came")
     if digest.hexdigest() != file.sha256:
         raise FetchError(
-            f"{file.name}: {file.url}: sha256 is {digest.hexdigest()}, expected {file.sha256}; not kept"
+            f"{file.name}: {url}: sha256 is {digest.hexdigest()}, expected {file.sha256}; not kept"
         )

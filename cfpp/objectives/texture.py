@@ -103,6 +103,7 @@ class TextureObjective(Objective):
 
     model: TGRN
     mask: Tensor
+    weights: Tensor
 
     def __init__(self, spec: TextureSpec) -> None:
         super().__init__()
@@ -119,6 +120,8 @@ class TextureObjective(Objective):
         self.discriminator_start = params.discriminator_start
         mask = torch.from_numpy(component_mask(spec.size, spec.feather))
         self.register_buffer("mask", mask, persistent=False)
+        weights = 1 + params.component_weight * mask
+        self.register_buffer("weights", weights / weights.mean(), persistent=False)
 
     def train(self, mode: bool = True) -> TextureObjective:
         """The frozen networks stay in evaluation mode."""
@@ -132,8 +135,7 @@ class TextureObjective(Objective):
         params, hq = self.params, batch["hq"]
         i_warp, i_ap = self._guides(batch)
         out = self.model(batch["id"], i_warp)
-        weight = 1 + params.component_weight * self.mask
-        logs = {"l1": ((out - hq).abs() * (weight / weight.mean())).mean()}
+        logs = {"l1": ((out - hq).abs() * self.weights).mean()}
         reconstruction = params.l1_weight * logs["l1"]
         if params.perceptual_weight > 0:
             logs["perceptual"] = self.perceptual(out, hq).mean()

@@ -10,6 +10,7 @@ import pytest
 from scipy import ndimage
 
 from cfpp.config import WeightsParams
+from cfpp.data.folder import FolderError
 from cfpp.data.pictures import encode_png
 from cfpp.errors import MendableError
 from cfpp.evaluation.bootstrap import Bootstrap
@@ -241,8 +242,8 @@ def test_a_broken_reference_picture_is_named_and_costs_no_face(root: Path, instr
 def test_people_are_read_off_the_names() -> None:
     assert people_of(["a_1", "a_2", "b"], r"^(\w)_") == {"a_1": "a", "a_2": "a", "b": "b"}
     assert people_of(["a_1", "a_2"], "") == {"a_1": "a_1", "a_2": "a_2"}
-    for pattern, reason in (("(", "not a regular"), ("a", "no group"), ("(z)", "matches no name")):
-        with pytest.raises(FoldersError, match=reason):
+    for pattern, reason in (("(", "not a regular"), ("a", "no group"), ("(z)", "matches no file")):
+        with pytest.raises(FolderError, match=reason):
             people_of(["a_1"], pattern)
 
 
