@@ -151,7 +151,7 @@ def test_a_picture_left_out_is_exit_code_1_with_the_rest_measured(
         (["--model", "models"], "--model restores --inputs"),
         (["--model", "m=99", "--inputs", "set/lq"], "no such model version"),
         (["a=set/lq", "--size", "3"], "must be 16 or more"),
-        (["a=set/lq", "--truth", "set/hq", "--people", "x(y)"], "matches no name"),
+        (["a=set/lq", "--truth", "set/hq", "--people", "x(y)"], "matches no file"),
         (["a=set/lq"], "nothing can be measured without --truth"),
     ],
 )
