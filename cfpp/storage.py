@@ -269,7 +269,8 @@ def check_writable(place: Place) -> None:
             probe.unlink()
         else:
             target = probe
-            _patiently(place, lambda: _put(target, b"1"), patience=15.0)
+            with tempfile.NamedTemporaryFile(prefix="cfpp-") as file:
+                _patiently(place, lambda: _upload(Path(file.name), target), patience=15.0)
             _patiently(place, lambda: _s3().delete_file(target.key))
     except StorageError as error:
         raise StorageError(f"storage.root: {error}") from error
@@ -310,16 +311,10 @@ def _filesystem(endpoint: str | None, region: str | None, attempts: int) -> Any:
 
 
 def _upload(path: Path, place: S3Path) -> None:
-    import pyarrow
+    import pyarrow.fs
 
-    # One call into Arrow: an interrupt between two writes would leave half an object, closed as if whole.
-    data = pyarrow.memory_map(str(path)).read_buffer() if path.stat().st_size else b""
-    _put(place, data)
-
-
-def _put(place: S3Path, data: Any) -> None:
-    with _s3().open_output_stream(place.key) as stream:
-        stream.write(data)
+    # One call into Arrow: a stream that an interrupt closes becomes an object, as empty as it is.
+    pyarrow.fs.copy_files(str(path), place.key, pyarrow.fs.LocalFileSystem(), _s3())
 
 
 def _download(place: S3Path, path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import hashlib
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -82,6 +84,39 @@ def test_a_failed_write_leaves_what_was_there(place: Place) -> None:
         fail()
     assert storage.read_bytes(place / "x") == b"before"
     assert storage.names_under(place) == ["x"]
+
+
+def test_an_interrupt_leaves_the_old_object_or_the_new_one(s3: S3Path, tmp_path: Path) -> None:
+    old, new = b"old" * 1000, b"new" * 1000
+    put(s3 / "table", old)
+    script = tmp_path / "write.py"
+    script.write_text(
+        """
+import itertools, random, signal, sys
+from cfpp import storage
+
+place, draw = storage.place_of(sys.argv[1]), random.Random(0)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+storage.size_of(place)  # the client is there before the first interrupt
+interrupted = 0
+for turn in itertools.count():
+    if interrupted == 80 or turn == 400:
+        break
+    data = (b"old", b"new")[turn % 2] * 1000
+    try:
+        signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-4, 8e-3))
+        with storage.replacing(place) as path:
+            path.write_bytes(data)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        interrupted += 1
+    found = storage.read_bytes(place)
+    assert found in (b"old" * 1000, b"new" * 1000), f"{len(found)} bytes, turn {turn}"
+assert interrupted > 30, interrupted
+"""
+    )
+    subprocess.run([sys.executable, str(script), str(s3 / "table")], check=True, timeout=120)
+    assert storage.read_bytes(s3 / "table") in (old, new)
 
 
 def test_what_is_large_arrives_whole(s3: S3Path) -> None:
