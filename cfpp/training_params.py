@@ -129,11 +129,12 @@ class TrainDamParams:
     lncc_window: int
     component_weight: float
     smoothness_weight: float
+    folding_weight: float
     train: TrainParams
 
     def __post_init__(self) -> None:
         positive(self, "widths", "lncc_window")
-        not_negative(self, "integration_steps", "component_weight", "smoothness_weight")
+        not_negative(self, "integration_steps", "component_weight", "smoothness_weight", "folding_weight")
         require(len(self.widths) >= 2, "widths", "name two levels or more", self.widths)
         require(self.lncc_window % 2 == 1, "lncc_window", "be odd", self.lncc_window)
 

@@ -134,17 +134,20 @@ def integrate(velocity: Tensor, steps: int) -> Tensor:
     return flow
 
 
-def folded_share(flow: Tensor) -> Tensor:
-    """Share of pixels at which the warp folds, [B] in [0, 1].
+def jacobian_determinant(flow: Tensor) -> Tensor:
+    """How much the warp x -> x + flow(x) stretches area, [B, H - 1, W - 1], 1 where the flow is constant.
 
-    A pixel folds where the determinant of the Jacobian of x -> x + flow(x), by forward differences, is not
-    positive. The last row and column have no forward difference and are left out.
+    By forward differences, which the last row and column lack. The warp folds where it is not positive.
     """
     flow = flow.float()
     by_row = (flow[:, :, 1:, :] - flow[:, :, :-1, :])[..., :-1]
     by_column = (flow[:, :, :, 1:] - flow[:, :, :, :-1])[:, :, :-1, :]
-    determinant = (1 + by_row[:, 0]) * (1 + by_column[:, 1]) - by_column[:, 0] * by_row[:, 1]
-    return (determinant <= 0).float().mean((1, 2))
+    return (1 + by_row[:, 0]) * (1 + by_column[:, 1]) - by_column[:, 0] * by_row[:, 1]
+
+
+def folded_share(flow: Tensor) -> Tensor:
+    """Share of the pixels at which the warp folds (`jacobian_determinant`), [B] in [0, 1]."""
+    return (jacobian_determinant(flow) <= 0).float().mean((1, 2))
 
 
 def load_dam(folder: str | Path) -> DAM:

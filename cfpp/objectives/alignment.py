@@ -1,4 +1,5 @@
-"""What DAM is trained for: local normalised cross-correlation of I_warp with I_F, and a smooth flow."""
+"""What DAM is trained for: local normalised cross-correlation of I_warp with I_F, and a smooth flow
+that folds nowhere."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cfpp.data.components import component_mask
-from cfpp.models.dam import DAM, folded_share, warp
+from cfpp.models.dam import DAM, folded_share, jacobian_determinant, warp
 from cfpp.objectives.base import Batch, Objective, StepResult
 from cfpp.objectives.codebook import contact_sheet
 from cfpp.training_params import TrainDamParams
 
 _BT601 = (0.299, 0.587, 0.114)
 _EPSILON = 1e-5
+_LEAST_AREA = 0.1  # of a warped pixel; below it, one is about to fold
 _FEATHER = 0.02  # of the components' edge, share of the side
 
 
@@ -58,6 +60,15 @@ def smoothness_loss(flow: Tensor) -> Tensor:
     by_row = flow[:, :, 1:, :] - flow[:, :, :-1, :]
     by_column = flow[:, :, :, 1:] - flow[:, :, :, :-1]
     return 0.5 * (by_row.square().mean() + by_column.square().mean())
+
+
+def folding_loss(flow: Tensor) -> Tensor:
+    """Mean over the pixels of how far the Jacobian determinant of the flow [B, 2, H, W] is below 0.1.
+
+    Smoothness holds back every displacement; this one only those that squeeze a pixel to a tenth of its area
+    or turn it over, so that the flow may be free elsewhere (after Mok and Chung 2020, who penalise below 0).
+    """
+    return F.relu(_LEAST_AREA - jacobian_determinant(flow)).mean()
 
 
 @dataclass(frozen=True)
@@ -128,11 +139,13 @@ class AlignmentObjective(Objective):
         fixed, moving = luminance(i_f.float()), luminance(warped)
         similarity = lncc_loss(fixed, moving, self.params.lncc_window, self.weights)
         smoothness = smoothness_loss(flow)
-        loss = similarity + self.params.smoothness_weight * smoothness
+        folding = folding_loss(flow)
+        loss = similarity + self.params.smoothness_weight * smoothness + self.params.folding_weight * folding
         logs = {
             "loss": loss.detach(),
             "lncc": -similarity.detach(),
             "smoothness": smoothness.detach(),
+            "folding": folding.detach(),
             "folded_share": folded_share(flow.detach()).mean(),
             "flow_px": flow.detach().norm(dim=1).mean(),
         }

@@ -11,8 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfpp.config import load_params
-from cfpp.models.dam import warp
-from cfpp.objectives.alignment import AlignmentSpec, lncc_loss, luminance, smoothness_loss
+from cfpp.models.dam import folded_share, warp
+from cfpp.objectives.alignment import (
+    AlignmentSpec,
+    folding_loss,
+    lncc_loss,
+    luminance,
+    smoothness_loss,
+)
 from cfpp.training_params import TrainDamParams
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -88,6 +94,27 @@ def test_smoothness_equals_voxelmorphs(reference: dict[str, Tensor]) -> None:
     torch.testing.assert_close(smoothness_loss(reference["in/flow"]), reference["out/grad_l2"])
 
 
+def test_folding_has_the_closed_form_and_its_gradient_unfolds() -> None:
+    rows = torch.arange(16.0)[:, None].expand(16, 16)
+    # x -> x - s x keeps 1 - s of the area, along one axis and along both.
+    for slope, one, both in ((0.0, 0.0, 0.0), (0.85, 0.0, 0.1 - 0.15**2), (0.95, 0.05, 0.1 - 0.05**2)):
+        flow = torch.stack([-slope * rows, torch.zeros(16, 16)])[None]
+        assert folding_loss(flow).item() == pytest.approx(one, abs=1e-5)
+        assert folding_loss(torch.stack([-slope * rows, -slope * rows.T])[None]).item() == pytest.approx(
+            both, abs=1e-5
+        )
+    torch.manual_seed(0)
+    flow = (2 * torch.randn(1, 2, 32, 32)).requires_grad_(True)
+    before, optimiser = folded_share(flow).item(), torch.optim.Adam([flow], 0.05)
+    for _ in range(200):
+        optimiser.zero_grad()
+        folding_loss(flow).backward()
+        optimiser.step()
+    assert before > 0.2
+    assert folded_share(flow).item() < 0.001
+    assert flow.norm(dim=1).mean() > 1.0  # the displacement itself stays
+
+
 def test_luminance_is_in_0_to_1_with_bt601_weights() -> None:
     colours = torch.tensor([[-1, -1, -1], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]).float()
     grey = luminance(colours[:, :, None, None]).flatten()
@@ -140,7 +167,9 @@ def test_training_recovers_a_known_displacement_on_unseen_pictures(params: Train
 
 def test_figures_start_at_the_identity_and_the_loss_is_their_sum(params: TrainDamParams) -> None:
     torch.manual_seed(0)
-    spec = pickle.loads(pickle.dumps(AlignmentSpec(replace(params, smoothness_weight=3.0), 64)))
+    spec = pickle.loads(
+        pickle.dumps(AlignmentSpec(replace(params, smoothness_weight=3.0, folding_weight=5.0), 64))
+    )
     assert spec.columns == ("id", "gp")
     objective = spec.build()
     generator = torch.Generator().manual_seed(1)
@@ -152,7 +181,9 @@ def test_figures_start_at_the_identity_and_the_loss_is_their_sum(params: TrainDa
     result = objective.step(batch, 0)
     logs = result.logs
     assert logs["smoothness"] > 0
-    assert result.loss.item() == pytest.approx((3 * logs["smoothness"] - logs["lncc"]).item(), rel=1e-4)
+    assert logs["folding"] > 0
+    expected = 3 * logs["smoothness"] + 5 * logs["folding"] - logs["lncc"]
+    assert result.loss.item() == pytest.approx(expected.item(), rel=1e-4)
     assert result.loss.requires_grad
     assert not any(value.requires_grad for value in logs.values())
     assert result.fake is None
