@@ -61,29 +61,21 @@ class TextureEmbedding(nn.Module):
         return super().train(False)
 
 
-def centred(anchor: Tensor, references: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """All embeddings [B, D] as seen from the middle of their own face's references, without gradient.
-
-    What pictures of one face share is most of their embedding: measured from zero every cosine is 0.9999,
-    from the mean of a batch still 0.998 (docs/experiments.md), and the triplet is blind. From the middle,
-    references lie apart, and the anchor's cosine says to which of them it leans.
-    """
-    origin = torch.stack(list(references)).mean(0).detach()
-    return anchor - origin, [reference - origin for reference in references]
-
-
 def cosine_triplet(
     anchor: Tensor, positive: Tensor, negatives: Sequence[Tensor], margin: float
 ) -> tuple[Tensor, Tensor]:
-    """Triplet loss on cosine similarity, as pytorch-metric-learning reduces it.
+    """Triplet loss on cosine similarity, in units of how far positive and negative lie apart.
 
-    Each sample makes one triplet per negative, violated by s(a, n) - s(a, p) + margin where that is above 0.
+    Each sample makes one triplet per negative, violated by (s(a, n) - s(a, p)) / (1 - s(p, n)) + margin where
+    that is above 0: the fraction is 1 at the negative, -1 at the positive. Without the division it is the
+    triplet of pytorch-metric-learning. Textures of one face are so alike that all its cosines are 0.999; the
+    plain difference is then far below any margin, and the loss neither tells them apart nor ever ends.
 
     Args:
         anchor: [B, D] of any length; carries the gradient.
         positive: [B, D].
         negatives: at least one [B, D].
-        margin: of similarity, in [0, 2].
+        margin: 0 = nearer to the positive than to the negative, 1 = all the way to the positive.
 
     Returns:
         The mean over violated triplets (0 when there are none), and their share in [0, 1].
@@ -93,8 +85,14 @@ def cosine_triplet(
     """
     if not negatives:
         raise ValueError("cosine_triplet: no negatives; name at least one in train_tgrn.negatives")
-    near = F.cosine_similarity(anchor, positive, dim=1)
-    far = torch.stack([F.cosine_similarity(anchor, negative, dim=1) for negative in negatives])
-    violation = F.relu(far - near + margin)
+    a, p, *others = (F.normalize(x, dim=1) for x in (anchor, positive, *negatives))
+    # On the unit sphere 1 - s is half the squared distance, which keeps its digits where s is near 1.
+    near = _squared(a - p)
+    leans = [(near - _squared(a - n)) / _squared(p - n).clamp_min(_EPSILON**2) for n in others]
+    violation = F.relu(torch.stack(leans) + margin)
     active = (violation > 0).sum()
     return violation.sum() / active.clamp_min(1), active / violation.numel()
+
+
+def _squared(difference: Tensor) -> Tensor:
+    return difference.square().sum(1)

@@ -20,7 +20,7 @@ from cfpp.objectives.adversarial import balanced_adversarial_loss
 from cfpp.objectives.base import Batch, Objective, StepResult
 from cfpp.objectives.codebook import contact_sheet, psnr
 from cfpp.objectives.face_embedding import face_embedding_name, find_face_embedding
-from cfpp.objectives.metric_learning import TextureEmbedding, centred, cosine_triplet
+from cfpp.objectives.metric_learning import TextureEmbedding, cosine_triplet
 from cfpp.objectives.perceptual import LPIPS_FILES, build_perceptual, find_lpips
 from cfpp.storage import local_folder, place_of
 from cfpp.training_params import TrainTgrnParams
@@ -112,11 +112,12 @@ class TextureObjective(Objective):
         self.model = TGRN(
             params.widths, params.res_blocks, params.texture_attention, params.spatial_attention
         )
+        # Before the frozen networks, whose making draws numbers too: every choice of losses starts alike.
+        if params.adversarial_weight > 0:
+            self.discriminator = PatchDiscriminator(params.discriminator_width, params.discriminator_layers)
         self.perceptual = build_perceptual(spec.weights_root)
         self.embedding = _embedding(spec) if params.metric_weight > 0 else None
         self.identity = _identity_network(spec) if params.identity_weight > 0 else None
-        if params.adversarial_weight > 0:
-            self.discriminator = PatchDiscriminator(params.discriminator_width, params.discriminator_layers)
         self.discriminator_start = params.discriminator_start
         mask = torch.from_numpy(component_mask(spec.size, spec.feather))
         self.register_buffer("mask", mask, persistent=False)
@@ -191,14 +192,9 @@ class TextureObjective(Objective):
         assert self.embedding is not None
         references = [i_ap, *(batch[name] for name in self.params.negatives)]
         with torch.no_grad():
-            embedded = self.embedding(torch.cat(references)).chunk(len(references))
-        anchor, (positive, *negatives) = centred(self.embedding(out), embedded)
-        triplet, active = cosine_triplet(anchor, positive, negatives, self.params.metric_margin)
-        near, *far = (F.cosine_similarity(anchor.detach(), other).mean() for other in (positive, *negatives))
-        logs = {"triplet": triplet, "triplet_active": active, "similarity_ap": near}
-        return logs | {
-            f"similarity_{name}": value for name, value in zip(self.params.negatives, far, strict=True)
-        }
+            positive, *negatives = self.embedding(torch.cat(references)).chunk(len(references))
+        triplet, active = cosine_triplet(self.embedding(out), positive, negatives, self.params.metric_margin)
+        return {"triplet": triplet, "triplet_active": active}
 
     def _identity_distance(self, out: Tensor, hq: Tensor) -> Tensor:
         """1 - cosine of the identity embeddings, mean over the batch, in [0, 2]."""

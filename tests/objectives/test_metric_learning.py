@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfpp.models.codeformer.autoencoder import Encoder
-from cfpp.objectives.metric_learning import TextureEmbedding, centred, cosine_triplet
+from cfpp.objectives.metric_learning import TextureEmbedding, cosine_triplet
 from cfpp.objectives.perceptual import LPIPS
 from cfpp.training_params import NetworkParams
 
@@ -37,7 +37,9 @@ def slow_triplet(
     for i in range(len(anchor)):
         near = cosine(anchor[i].tolist(), positive[i].tolist())
         for negative in negatives:
-            losses.append(max(0.0, cosine(anchor[i].tolist(), negative[i].tolist()) - near + margin))
+            far = cosine(anchor[i].tolist(), negative[i].tolist())
+            apart = 1 - cosine(positive[i].tolist(), negative[i].tolist())
+            losses.append(max(0.0, (far - near) / apart + margin))
     violated = [value for value in losses if value > 0]
     return (sum(violated) / len(violated) if violated else 0.0), len(violated) / len(losses)
 
@@ -81,23 +83,42 @@ def test_a_triplet_without_negatives_is_refused() -> None:
         cosine_triplet(torch.ones(1, 2), torch.ones(1, 2), [], 0.05)
 
 
-@pytest.mark.parametrize("of_each_face", [False, True])
-def test_what_the_pictures_of_a_face_share_does_not_blind_the_triplet(of_each_face: bool) -> None:
+def test_textures_that_are_almost_alike_are_told_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shared = 1000 * torch.randn(4, 6, generator=generator, dtype=torch.double)
+    negative = F.normalize(shared + torch.randn(4, 6, generator=generator, dtype=torch.double), dim=1)
+    positive = F.normalize(shared + torch.randn(4, 6, generator=generator, dtype=torch.double), dim=1)
+    assert (F.cosine_similarity(positive, negative) > 0.99999).all()
+
+    def triplet(share: float, margin: float, dtype: torch.dtype = torch.double) -> float:
+        """Of an anchor that lies at this share of the way from the negative to the positive."""
+        anchor = torch.lerp(negative, positive, share)
+        return cosine_triplet(anchor.to(dtype), positive.to(dtype), [negative.to(dtype)], margin)[0].item()
+
+    for share, expected in ((0.0, 2.0), (0.25, 1.5), (0.5, 1.0), (1.0, 0.0)):
+        assert triplet(share, 1.0) == pytest.approx(expected, abs=1e-4)
+        assert triplet(share, 1.0, torch.float) == pytest.approx(expected, abs=0.02)
+    assert triplet(0.6, 0.05) == 0
+
+
+def test_an_anchor_at_the_negative_is_pulled_away() -> None:
     torch.manual_seed(0)
-    anchor, positive, negative = torch.randn(3, 4, 6, dtype=torch.double).unbind()
-    shared = torch.full((6,), 100.0, dtype=torch.double)
-    if of_each_face:
-        shared = 100 * torch.randn(4, 6, dtype=torch.double)
+    negative, positive = torch.randn(2, 3, 6).unbind()
+    anchor = negative.clone().requires_grad_(True)
+    cosine_triplet(anchor, positive, [negative], 0.5)[0].backward()
+    assert anchor.grad is not None
+    moved = anchor.detach() - 0.1 * anchor.grad
+    assert (F.cosine_similarity(moved, positive) > F.cosine_similarity(negative, positive) + 1e-3).all()
 
-    def triplet(*embeddings: Tensor) -> float:
-        seen, (near, far) = centred(embeddings[0], embeddings[1:])
-        return cosine_triplet(seen, near, [far], 0.05)[0].item()
 
-    plain, shifted = (anchor, positive, negative), [e + shared for e in (anchor, positive, negative)]
-    assert triplet(*shifted) == pytest.approx(triplet(*plain), abs=1e-9)
-    blind = cosine_triplet(shifted[0], shifted[1], [shifted[2]], 0.05)[0].item()
-    assert blind == pytest.approx(0.05, abs=1e-3)
-    assert abs(triplet(*shifted) - 0.05) > 0.1
+def test_a_positive_that_is_the_negative_gives_no_infinity() -> None:
+    anchor = torch.randn(2, 6, requires_grad=True)
+    same = torch.randn(2, 6)
+    loss, _ = cosine_triplet(anchor, same, [same.clone()], 0.5)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.5)
+    assert anchor.grad is not None
+    assert not anchor.grad.any()
 
 
 def embedding(levels: int = 2) -> tuple[Encoder, TextureEmbedding]:
