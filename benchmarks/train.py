@@ -12,8 +12,13 @@ A step's time is split as the engine's code is. `data` is the wait for the next 
 the trained network, with the discriminator's view of its output and the two gradients behind the adaptive
 weight; `backward` the gradients of those losses; `discriminator` its own loss, forward and backward;
 `optimiser` both optimisers and the averaged weights. On a GPU by events in its own queue, which hold nothing
-up: while it still computes, a host that waits for data costs nothing and is not counted. The discriminator
-takes part from the first step on, as it does in most of a training.
+up: while it still computes, a host that waits for data costs nothing and is not counted. Copies of batches to
+the GPU run in the same queue, whenever the reading thread asks for them: their time falls into the phase then
+computed, mostly forward and backward, and not into data. The discriminator takes part from the first step on,
+as it does in most of a training.
+
+The last variant is set against the others. On a GPU those are two: `fp32, TF32 convolutions`, PyTorch's own
+default, to which the last adds bf16 and channels_last alone, and `fp32`, which lacks TF32 as well.
 """
 
 import argparse
@@ -43,10 +48,11 @@ from cfpp.objectives.texture import TextureSpec
 from cfpp.profiles import apply_profile
 from cfpp.training.faces import StoredFaces
 from cfpp.training.job import TrainJob
-from cfpp.training.prefetch import MicroBatches, Placement, micro_batches
+from cfpp.training.prefetch import _AHEAD, MicroBatches, Placement, micro_batches
 from cfpp.training.trainer import Trainer
 from cfpp.training_params import LATENT_SIDE, TrainParams
 from pipelines.prior import EMBEDDED
+from pipelines.training import absolute
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FACES = 24  # each is read as it is and mirrored
@@ -160,7 +166,11 @@ class TimedTrainer(Trainer):
 
 @dataclass(frozen=True)
 class Bench:
-    """What is timed: trainers by variant, over one store of faces."""
+    """What is timed: trainers by variant, over one store of faces.
+
+    Attributes:
+        section: its `steps` are those of a turn, of which the first `warm` are not timed.
+    """
 
     spec: ObjectiveSpec
     section: TrainParams
@@ -178,17 +188,17 @@ class Bench:
         job, params = trainer.job, trainer.job.params
         source = job.data.open(job.spec, "train", batch_size=params.batch_size, parts=1, seed=0)
         assert source is not None
-        count = self.warm + params.steps
         place = Placement(self.device, params.channels_last)
         feed = MicroBatches(source, 0, 1)
-        with closing(micro_batches(feed, 0, count, place, params.loader_workers)) as batches:
-            for step in range(count):
+        with closing(micro_batches(feed, 0, params.steps, place, params.loader_workers)) as batches:
+            for step in range(params.steps):
                 if step == self.warm:
                     trainer.watch = Stopwatch(self.device)
                     trainer.watch.lap("start")
                 trainer.step(batches, step)
             seconds = trainer.watch.seconds()
-        return Turn({phase: seconds.get(phase, 0.0) for phase in PHASES}, params.steps * params.batch_size)
+        images = (params.steps - self.warm) * params.batch_size
+        return Turn({phase: seconds.get(phase, 0.0) for phase in PHASES}, images)
 
 
 def main() -> None:
@@ -211,11 +221,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="cfpp-train-") as name:
             root = Path(name)
             params = read_params(root, options.profile)
+            models = MODELS if options.model == "all" else (options.model,)
+            sections = {model: section_of(model, params, options) for model in models}
             size = options.size or params.run.size
             faces = [render(0, person, 0, size).picture for person in range(FACES)]
             write_project(root, samples(faces, params), params.data.shard_size)
-            for model in MODELS if options.model == "all" else (options.model,):
-                measure(model, params, size, root, options)
+            for model, section in sections.items():
+                measure(spec_of(model, params, size, root), section, root, options)
     finally:
         torch.set_num_threads(threads)
 
@@ -228,17 +240,32 @@ def read_params(folder: Path, profile: str | None) -> Params:
     return load_params(path)
 
 
-def measure(model: str, params: Params, size: int, root: Path, options: argparse.Namespace) -> None:
-    """Time one model's variants in turns, and print its table."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def section_of(model: str, params: Params, options: argparse.Namespace) -> TrainParams:
+    """The model's training section for one turn.
+
+    Raises:
+        SystemExit: all timed batches could be read before the timing starts.
+    """
     given = (params.train_tgrn if model == "tgrn" else params.train_dam).train
     batch = options.batch or given.batch_size // (given.workers * given.accumulate)
     workers = given.loader_workers if options.loader_workers is None else options.loader_workers
-    section = replace(
-        given, steps=options.steps, batch_size=batch, workers=1, accumulate=1, loader_workers=workers
-    )
+    ahead = _AHEAD * (workers + 1) + 1  # by each loader process; in the queue; and one that waits for room
+    if options.steps <= ahead:
+        raise SystemExit(
+            f"{model}: {ahead} batches are read ahead, all that {options.steps} timed steps take: no wait "
+            f"for data would be seen; give --steps {ahead + 1} or more"
+        )
+    steps = options.warm + options.steps
+    return replace(given, steps=steps, batch_size=batch, workers=1, accumulate=1, loader_workers=workers)
+
+
+def measure(
+    spec: AlignmentSpec | TextureSpec, section: TrainParams, root: Path, options: argparse.Namespace
+) -> None:
+    """Time one model's variants in turns, and print its table."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(section.threads)
-    bench = Bench(spec_of(model, params, size, root), section, root, device, options.warm)
+    bench = Bench(spec, section, root, device, options.warm)
     variants = (PLAIN, TF32, FAST) if device.type == "cuda" else (PLAIN, FAST)
     trainers = {variant: TimedTrainer(bench.job(variant), device) for variant in variants}
     turns: dict[Variant, list[Turn]] = {variant: [] for variant in variants}
@@ -246,10 +273,8 @@ def measure(model: str, params: Params, size: int, root: Path, options: argparse
         for variant, trainer in trainers.items():
             turns[variant].append(bench.turn(trainer, variant))
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {section.threads} threads"
-    loader = f"{workers} loader processes" if workers else "loader in a thread"
-    losses = "" if model == "dam" else f", perceptual loss {perceptual_name(weights_root(params))}"
     print(
-        f"\n{model} at {size}, batch {batch}, {where}, {loader}{losses}, torch {torch.__version__}; "
+        f"\n{title(spec, section)}, {where}, torch {torch.__version__}; "
         f"medians of {options.runs} turns of {options.steps} steps\n"
     )
     print(f"| variant | images/s | {' | '.join(PHASES)} |\n|{'---|' * (2 + len(PHASES))}")
@@ -257,6 +282,17 @@ def measure(model: str, params: Params, size: int, root: Path, options: argparse
         print(f"| {variant.name} | {rate(own):.1f} | {' | '.join(shares(own))} |")
     for variant in variants[:-1]:
         print(f"{FAST.name}: {rate(turns[FAST]) / rate(turns[variant]):.2f} times {variant.name}", flush=True)
+
+
+def title(spec: AlignmentSpec | TextureSpec, section: TrainParams) -> str:
+    """What is trained, and how it is fed."""
+    workers = section.loader_workers
+    parts = [f"{spec.kind} at {spec.size}", f"batch {section.batch_size}"]
+    parts.append(f"{workers} loader processes" if workers else "loader in a thread")
+    if isinstance(spec, TextureSpec):
+        parts.append(f"perceptual loss {perceptual_name(spec.weights_root)}")
+        parts.append(f"identity loss {spec.identity_name}")
+    return ", ".join(parts)
 
 
 def rate(turns: Sequence[Turn]) -> float:
@@ -269,15 +305,16 @@ def shares(turns: Sequence[Turn]) -> list[str]:
     return [f"{statistics.median(turn.share(phase) for turn in turns):.1%}" for phase in PHASES]
 
 
-def spec_of(model: str, params: Params, size: int, root: Path) -> ObjectiveSpec:
+def spec_of(model: str, params: Params, size: int, root: Path) -> AlignmentSpec | TextureSpec:
     """The stage's own objective, its discriminator from the first step on."""
     if model == "dam":
         return AlignmentSpec(params.train_dam, size)
+    network = absolute(REPOSITORY, params.train_tgrn.identity_network)
     return TextureSpec(
-        params=replace(params.train_tgrn, discriminator_start=0),
+        params=replace(params.train_tgrn, discriminator_start=0, identity_network=network),
         size=size,
         prior_path=str(prior_of(params, root)),
-        weights_root=weights_root(params),
+        weights_root=absolute(REPOSITORY, params.weights.root),
         procedural=params.data.source == "procedural",
         feather=params.pair.feather,
     )
@@ -293,11 +330,6 @@ def prior_of(params: Params, root: Path) -> Path:
         card = Card(kind="codeformer", config=network_config(network, size), steps=1)
         save_model(folder, CodeFormer(network, size), card)
     return folder
-
-
-def weights_root(params: Params) -> str:
-    """Where LPIPS may lie."""
-    return str((REPOSITORY / params.weights.root).resolve()) if params.weights.root else ""
 
 
 if __name__ == "__main__":

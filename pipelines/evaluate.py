@@ -5,13 +5,13 @@ python -m pipelines.evaluate
 
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from cfpp.config import Params
 from cfpp.data.manifest import Manifest
@@ -28,6 +28,7 @@ from cfpp.lineage import lineage
 from cfpp.models.dam import load_dam
 from cfpp.models.tgrn import load_tgrn
 from cfpp.models.weights import read_card
+from cfpp.progress import progress_bar
 from cfpp.storage import Place
 from pipelines.session import Session, run_stage
 
@@ -68,6 +69,7 @@ def evaluate(params: Params, root: Path, storage: Place) -> tuple[dict[str, Any]
         "instruments": instrument_names(instruments, root),
         "about": {
             "split": "test",
+            "study": "controlled" if store[0].meta["draw"].get("controlled") else None,
             "samples": len(store),
             "faces": rows["key"].nunique(),
             "identities": rows["person"].nunique(),
@@ -112,20 +114,23 @@ def measure(
     shown = choose_faces(store.items, identities, params.evaluate.pictures)
     frames, panels = [], []
     size = params.evaluate.batch_size
-    for start in tqdm(range(0, len(store), size), desc="evaluate", unit="batch"):
-        places = range(start, min(start + size, len(store)))
-        stored = [store.pictures(place) for place in places]
-        pictures, flow = restorer.complete(
-            {name: np.stack([item[name] for item in stored]) for name in STORED}
-        )
-        keys, variants = zip(*(store.items[place] for place in places), strict=True)
-        people = identities[places.start : places.stop]
-        figures = instruments.measure(pictures, flow=flow)
-        frames.append(figure_rows(list(keys), list(variants), people, figures))
-        for place in shown:
-            if place in places:
-                own = {name: batch[place - start] for name, batch in pictures.items()}
-                panels.append(make_panel(*store.items[place], own, flow[place - start]))
+    starts = range(0, len(store), size)
+    with closing(progress_bar(len(starts), "evaluate", "batch")) as bar:
+        for start in starts:
+            places = range(start, min(start + size, len(store)))
+            stored = [store.pictures(place) for place in places]
+            pictures, flow = restorer.complete(
+                {name: np.stack([item[name] for item in stored]) for name in STORED}
+            )
+            keys, variants = zip(*(store.items[place] for place in places), strict=True)
+            people = identities[places.start : places.stop]
+            figures = instruments.measure(pictures, flow=flow)
+            frames.append(figure_rows(list(keys), list(variants), people, figures))
+            for place in shown:
+                if place in places:
+                    own = {name: batch[place - start] for name, batch in pictures.items()}
+                    panels.append(make_panel(*store.items[place], own, flow[place - start]))
+            bar.update(1)
     return pd.concat(frames, ignore_index=True), panels
 
 

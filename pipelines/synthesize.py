@@ -45,7 +45,7 @@ def synthesize(session: Session) -> tuple[JobReport, dict[str, object]]:
     if params.prior.kind == "folder":
         plan = plan_folder(shards, folders_of(params, session.root), degrader(params))
         tasks, spec, identity = plan.tasks, folder_spec(params), folder_config_hash(params)
-        facts |= plan.facts
+        facts |= plan.facts | ({"study": "controlled"} if plan.controlled else {})
     else:
         tasks, spec = plan_from(shards), restored_spec(params, session.shared(PRIOR))
         identity = restored_config_hash(params, prior)

@@ -107,6 +107,28 @@ def test_regions_are_where_they_are_said_to_be() -> None:
         assert small[name].mean() == pytest.approx(region.mean(), abs=0.01)
 
 
+def test_each_region_is_given_its_own_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 pixels outside the face, 4 on it, 2 on what is the face's own; I_G plays no part without a flow."""
+    regions = measure_flow.regions_of(SIZE)
+    face, own = regions["face"], regions["face_own"]
+    assert 0 < own.sum() < face.sum() < SIZE**2
+    error = np.where(own, 2, np.where(face, 4, 8)).astype(np.float32)
+    for number, key in enumerate(KEYS):
+        i_g = np.roll(smooth_picture(number), (int(OFFSET[0]), int(OFFSET[1])), axis=(0, 1))
+        flow = np.stack([np.zeros_like(error), error])
+        (project / f"flow/{key}.0.npz").write_bytes(encode_flow(flow, i_g))
+    found = run(monkeypatch, "flow")["error_px"]["none"]
+    inside, whole = own.sum() / face.sum(), face.sum() / SIZE**2
+    on_face = 2 * inside + 4 * (1 - inside)
+    for region, mean in (
+        ("face_own", 2),
+        ("face", on_face),
+        ("picture", on_face * whole + 8 * (1 - whole)),
+    ):
+        assert found[region]["mean"]["mean"] == pytest.approx(mean, rel=1e-5)
+    assert [found[region]["p95"]["mean"] for region in ("face_own", "face", "picture")] == [2, 4, 8]
+
+
 def test_what_does_not_fit_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, message in (
         (("nowhere",), r"nowhere/a\.0\.npz: no such flow"),

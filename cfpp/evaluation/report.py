@@ -37,7 +37,7 @@ class Plots:
 def render_report(
     summary: Mapping[str, Any], panels: list[Panel], plots: Plots, lineage: Mapping[str, str]
 ) -> str:
-    """The report as HTML.
+    """The report as HTML; that of a controlled study says so before anything else.
 
     Args:
         summary: what metrics.json holds: `pictures`, `differences`, `alignment`, `unavailable`,

@@ -1,7 +1,8 @@
 """The controlled study: I_F and I_G made from I_HQ itself, so that the true flow between them is known.
 
 It stands in for a prior as good as the paper's, and for none that exists; whatever is measured on it is to be
-called controlled. Everything is a function of (seed, key, variant), the donor of (seed, key):
+called controlled. Everything is a function of (seed, key, variant), but for the donor: that is drawn by
+(seed, key) among the other people of the split, and one face more changes it only where that face wins.
 
 - I_F is I_HQ over-smoothed: a bilateral filter, a Gaussian, and a share of I_LQ kept. No geometry changes.
 - I_G before its deformation is I_HQ with the eyes, nose and mouth of another person of the same split, the
@@ -25,15 +26,17 @@ from numpy.typing import NDArray
 
 from cfpp.config import Params
 from cfpp.data.components import component_mask
-from cfpp.data.draws import generator
+from cfpp.data.draws import generator, unit_hash
 from cfpp.data.manifest import SPLITS, Manifest
 from cfpp.data.pictures import Picture, encode_png
 from cfpp.data.samples import SampleStore
 from cfpp.data.shards import DataError
+from cfpp.files import replacing
 from cfpp.progress import progress_bar
 from cfpp.storage import Place, place_of
 from cfpp.synthesis.deformation import draw_deformation
 from cfpp.synthesis.degraded import Degraded, degrader
+from cfpp.synthesis.folder_prior import FLOWS, STUDY_FILE
 
 PEAK = (0.015, 0.04)  # longest displacement, share of the side
 REACH = (0.010, 0.020)  # deviation of the bilateral filter in space, share of the side
@@ -87,7 +90,7 @@ class ControlledFace:
         name = self.degraded.name
         pictures = zip(COLUMNS, (self.degraded.picture, self.i_f, self.i_g), strict=True)
         return {f"{column}/{name}.png": encode_png(picture) for column, picture in pictures} | {
-            f"flow/{name}.npz": encode_flow(self.flow, self.i_g)
+            f"{FLOWS}/{name}.npz": encode_flow(self.flow, self.i_g)
         }
 
 
@@ -107,7 +110,9 @@ def draw(seed: int, key: str, variant: int) -> Draw:
 
 
 def donor_of(seed: int, key: str, people: Mapping[str, str]) -> str:
-    """The key of the face whose components `key` gets: of another person, by (seed, key).
+    """The key of the face whose components `key` gets: another person's, first by hash of (seed, both keys).
+
+    So a face that comes or goes is the new or the old donor wherever it changes one.
 
     Args:
         people: the person of every face of the split, by key.
@@ -115,12 +120,10 @@ def donor_of(seed: int, key: str, people: Mapping[str, str]) -> str:
     Raises:
         DataError: the split has one person only.
     """
-    if len(set(people.values())) < 2:
+    others = [other for other, person in people.items() if person != people[key]]
+    if not others:
         raise DataError(f"{key}: no other person in its split to take eyes, nose and mouth from; add faces")
-    keys, rng = sorted(people), generator(seed, "controlled donor", key)
-    while people[donor := keys[rng.integers(len(keys))]] == people[key]:
-        pass
-    return donor
+    return min(others, key=lambda other: unit_hash(seed, "controlled donor", key, other))
 
 
 def make_face(seed: int, hq: Picture, donor: Picture, degraded: Degraded) -> ControlledFace:
@@ -161,7 +164,9 @@ def with_components(hq: Picture, donor: Picture, drawn: Draw) -> Picture:
 
 
 def write_study(params: Params, out: Path) -> dict[str, int]:
-    """Make the study of every face in the shards below `out`: lq, id, gp, flow, and draws.csv.
+    """Make the study of every face in the shards below `out`: lq, id, gp, flow, draws.csv and study.json.
+
+    The last is there only where the study is whole: an older one is removed first.
 
     Returns:
         Pictures made, by split.
@@ -170,13 +175,14 @@ def write_study(params: Params, out: Path) -> dict[str, int]:
         DataError: the stage shard has not been run, or a split has one person only.
     """
     root, seed, maker = place_of(params.storage.root), params.run.seed, degrader(params)
-    made = {}
+    splits, made = _splits(root), {}
+    (out / STUDY_FILE).unlink(missing_ok=True)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["key", "variant", "split", "donor", *(field.name for field in fields(Draw))])
-    for folder in (*COLUMNS, "flow"):
+    for folder in (*COLUMNS, FLOWS):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    for split in _splits(root):
+    for split in splits:
         store = SampleStore(root, split, ("hq",))
         places = {key: place for place, (key, _) in enumerate(store.items)}
         people = _people(store)
@@ -192,9 +198,13 @@ def write_study(params: Params, out: Path) -> dict[str, int]:
                     writer.writerow([key, degraded.variant, split, donor, *asdict(face.drawn).values()])
                     made[split] += 1
                 bar.update(1)
-    (out / "draws.csv").write_text(table.getvalue(), encoding="utf-8")
     label = {"study": "controlled", "seed": seed, "size": params.run.size, "pictures": made}
-    (out / "study.json").write_text(json.dumps(label, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for name, text in (
+        ("draws.csv", table.getvalue()),
+        (STUDY_FILE, json.dumps(label, indent=2, sort_keys=True) + "\n"),
+    ):
+        with replacing(out / name) as partial:
+            partial.write_text(text, encoding="utf-8")
     return made
 
 

@@ -3,9 +3,13 @@
 The pictures are called {key}.{variant}.png (or with another of `SUFFIXES`), as `cfpp prior inputs` calls the
 degraded faces which that prior is to restore. Those stay in a third folder: they prove that the pictures
 belong to the faces as this run degrades them, and not to those of other params.
+
+Pictures of the controlled study (`cfpp controlled`) are no restorer's. A file beside their folders says so,
+and each is marked `controlled` in its draw.json: what is measured on them is to be called that.
 """
 
 import hashlib
+import json
 import logging
 import re
 from collections import Counter
@@ -30,6 +34,8 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SYMBOLS = {"lq": "I_LQ", "id": "I_F", "gp": "I_G"}
 FAULTS = ("wrong-sized", "unreadable", "stale")
+STUDY_FILE = "study.json"  # beside the folders of a finished study
+FLOWS = "flow"  # the study's folder of true flows
 ROUNDING = 0.5  # mean levels of 255 by which another kind of CPU may degrade a face differently
 _NAMED = 3
 _FAULT = re.compile(rf"({'|'.join(SYMBOLS.values())}) of \S+ is ({'|'.join(FAULTS)})")
@@ -43,10 +49,12 @@ class FolderTask(TarTask):
         input_sha256: identity of all of them.
         source_sha256: that of the input shard alone.
         files: per column (lq, id, gp) the path of each picture by its name, {key}.{variant}.
+        controlled: the pictures are those of the controlled study.
     """
 
     source_sha256: str
     files: Mapping[str, Mapping[str, str]]
+    controlled: bool
 
 
 @dataclass(frozen=True)
@@ -57,10 +65,12 @@ class FolderPlan:
         tasks: one per shard.
         facts: per column, counts of pictures `asked`, `found`, `missing` and `surplus`; found + missing =
             asked, and found + surplus = all pictures; files of other suffixes do not count.
+        controlled: the pictures are those of the controlled study.
     """
 
     tasks: list[FolderTask]
     facts: dict[str, int]
+    controlled: bool
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,8 @@ class FolderWorker:
                             faults.append(f"{symbol} of {item.name} is {fault}")
                     if not faults:
                         made |= item.members(pictures["id"], pictures["gp"])
+                        if task.controlled:
+                            _mark(made, f"{item.variant}.draw.json")
                 if faults:
                     raise PictureError("; ".join(faults))
                 yield Made(key, made)
@@ -160,8 +172,10 @@ def plan_folder(shards: Place, folders: Mapping[str, Path], degrader: Degrader) 
     ones cost their face, with its reason, when its shard is made.
 
     Raises:
-        DataError: a folder is not there, holds nothing for these faces, or two files for one picture.
+        DataError: a folder is not there, holds nothing for these faces, or two files for one picture; or it
+            belongs to a study that was not finished.
     """
+    controlled = any(is_controlled(folder.parent) for folder in folders.values())
     found = {column: _pictures(column, folder) for column, folder in folders.items()}
     asked: set[str] = set()
     tasks = []
@@ -175,11 +189,15 @@ def plan_folder(shards: Place, folders: Mapping[str, Path], degrader: Degrader) 
             for column, pictures in found.items()
         }
         digest = hashlib.sha256(task.input_sha256.encode())
+        if controlled:
+            digest.update(b"\ncontrolled")
         for column, own in sorted(files.items()):
             for name, path in sorted(own.items()):
                 digest.update(f"\n{column} {name} {content_digest(Path(path))}".encode())
         tasks.append(
-            FolderTask(task.split, task.shard, digest.hexdigest(), task.source, task.input_sha256, files)
+            FolderTask(
+                task.split, task.shard, digest.hexdigest(), task.source, task.input_sha256, files, controlled
+            )
         )
     facts: dict[str, int] = {}
     for column, pictures in found.items():
@@ -198,7 +216,32 @@ def plan_folder(shards: Place, folders: Mapping[str, Path], degrader: Degrader) 
             f"{column}_missing": len(asked) - used,
             f"{column}_surplus": len(surplus),
         }
-    return FolderPlan(tasks, facts)
+    return FolderPlan(tasks, facts, controlled)
+
+
+def is_controlled(folder: Path) -> bool:
+    """Whether a folder is that of a controlled study.
+
+    Raises:
+        DataError: it is one that was not finished, or its `STUDY_FILE` is damaged.
+    """
+    path = folder / STUDY_FILE
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["study"] == "controlled")
+    except FileNotFoundError:
+        if (folder / FLOWS).is_dir():
+            raise DataError(
+                f"{path}: not there, beside {FLOWS}/: a controlled study that was not finished; write it "
+                "again with cfpp controlled"
+            ) from None
+        return False
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: damaged, not a study's; write it again with cfpp controlled") from error
+
+
+def _mark(members: dict[str, bytes], name: str) -> None:
+    """Note in a draw.json that its pictures are controlled."""
+    members[name] = json.dumps(json.loads(members[name]) | {"controlled": True}, sort_keys=True).encode()
 
 
 def _pictures(column: str, folder: Path) -> dict[str, Path]:

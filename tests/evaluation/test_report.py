@@ -1,13 +1,19 @@
 """The report holds every figure, alone in one file."""
 
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from cfpp.config import load_params
+from cfpp.data.manifest import shard_path
+from cfpp.data.shards import read_shard
 from cfpp.evaluation.bootstrap import Bootstrap
 from cfpp.evaluation.measure import KINDS
 from cfpp.evaluation.metrics import METRICS
@@ -15,6 +21,9 @@ from cfpp.evaluation.panels import STEPS, make_panel
 from cfpp.evaluation.plots import curves_figure, landmark_figure, landmark_frame, means_figure
 from cfpp.evaluation.report import Plots, render_report
 from cfpp.evaluation.table import figure_rows, summarise
+from pipelines.evaluate import evaluate
+from tests.evaluation.test_evaluate import PARAMS, SIDE, VARIANTS, make_project
+from tests.tiny_shards import write_stage
 
 REASON = 'needs squeezenet <b> (weights.root is "")'
 
@@ -61,7 +70,15 @@ def rows() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def summary(rows: pd.DataFrame) -> dict[str, Any]:
-    about = {"samples": 6, "faces": 6, "identities": 3, "size": 64, "confidence": 0.95, "bootstrap": 200}
+    about = {
+        "study": None,
+        "samples": 6,
+        "faces": 6,
+        "identities": 3,
+        "size": 64,
+        "confidence": 0.95,
+        "bootstrap": 200,
+    }
     return summarise(rows, Bootstrap(200, 0.95, 0)) | {
         "unavailable": {"lpips": REASON},
         "instruments": {"identity": "embedded probe"},
@@ -111,6 +128,32 @@ def test_it_says_what_it_was_made_of(page: Page) -> None:
     assert "c0ffee<" in page.text
     assert "6 degraded pictures of 6 faces, 3 people" in " ".join(page.text.split())
     assert "embedded probe" in page.text
+
+
+def test_a_controlled_run_is_labelled_and_a_real_one_is_not(tmp_path: Path) -> None:
+    params = load_params(PARAMS)
+    params = replace(
+        params,
+        run=replace(params.run, size=SIDE),
+        evaluate=replace(params.evaluate, bootstrap=20, pictures=1),
+        train_tgrn=replace(params.train_tgrn, train=replace(params.train_tgrn.train, threads=1)),
+    )
+    make_project(tmp_path, procedural=True)
+    restored = tmp_path / "data/restored"
+    for study in (None, "controlled"):
+        if study:
+            faces = list(read_shard(shard_path(restored, "test", 0)))
+            mark = {f"{variant}.draw.json": b'{"controlled": true}' for variant in range(VARIANTS)}
+            write_stage(restored, {"test": [(key, members | mark) for key, members in faces]})
+        evaluate(params, tmp_path, tmp_path)
+        about = json.loads((tmp_path / "reports/metrics.json").read_text())["about"]
+        assert about["study"] == study
+        found = Page()
+        found.feed((tmp_path / "reports/report.html").read_text())
+        banner = "Controlled study: I_F and I_G were made from I_HQ; no result of a restorer."
+        assert (banner in found.text) == bool(study)
+        if study:
+            assert found.text.index(banner) < found.text.index("degraded pictures of")
 
 
 def test_plots_are_the_same_bytes_each_time(summary: dict[str, Any], rows: pd.DataFrame) -> None:

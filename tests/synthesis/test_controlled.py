@@ -13,6 +13,7 @@ from scipy.ndimage import map_coordinates
 from cfpp.cli import main
 from cfpp.config import Params, load_params
 from cfpp.data.components import component_mask
+from cfpp.data.manifest import Manifest
 from cfpp.data.pictures import Picture, decode, encode_png
 from cfpp.data.procedural import render
 from cfpp.data.samples import SampleStore
@@ -200,6 +201,19 @@ def test_a_donor_is_another_person_and_does_not_depend_on_order() -> None:
     assert donors != {k: donor_of(1, k, people) for k in people}
 
 
+def test_one_more_face_becomes_the_donor_of_about_one_in_n_and_changes_no_other() -> None:
+    faces = 200
+    people = {f"k{n:03}": f"person{n}" for n in range(faces)}
+    before, changed, times = {k: donor_of(0, k, people) for k in people}, 0, 10
+    for new in range(times):  # before the others in order, and behind them
+        more = {f"{'az'[new % 2]}{new}": "somebody else", **people}
+        donors = {k: donor_of(0, k, more) for k in people}
+        assert {donors[k] for k in people if donors[k] != before[k]} <= {f"{'az'[new % 2]}{new}"}
+        changed += sum(donors[k] != before[k] for k in people)
+    # expected: 200 of 201 a time, deviation 1 each; of 10 faces 10, deviation about 3
+    assert 1 <= changed <= 22
+
+
 def test_draws_differ_from_face_to_face() -> None:
     drawn = [controlled.draw(0, k, variant) for k in ("a", "b") for variant in range(2)]
     for name in ("reach", "tones", "blur", "kept", "feather", "strength", "peak"):
@@ -225,9 +239,17 @@ def test_the_command_writes_what_the_folder_prior_takes_and_the_same_bytes_twice
     assert {name: count for name, count in plan.facts.items() if "missing" in name or "surplus" in name} == {
         f"{c}_{what}": 0 for c in ("lq", "id", "gp") for what in ("missing", "surplus")
     }
+    assert plan.controlled
+    manifest = Manifest()
     for task in plan.tasks:
         outcome = make_shard(task, folder_spec(params).build(), project / "data/restored", "hash")
         assert outcome.refused == ()
+        manifest.put(outcome.row, outcome.refused)
+    manifest.save(project / "data/restored")
+    for split in FACES:
+        store = SampleStore(project, split, ("id",))
+        draws = [store[place].meta["draw"] for place in range(len(store))]
+        assert all(draw["controlled"] is True and "jpeg" in draw for draw in draws)
 
     rows = Path("one/draws.csv").read_text().splitlines()
     assert len(rows) == 11
@@ -245,6 +267,51 @@ def test_a_face_alone_gives_what_it_gives_among_others(project: Path, params: Pa
     face = make_face(params.run.seed, hq, other, degraded)
     assert (decode(Path("out/gp/p3s0.0.png").read_bytes()) == face.i_g).all()
     assert (read_flow(Path("out/flow/p3s0.0.npz"), face.i_g) == face.flow).all()
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def test_a_study_that_is_not_finished_has_no_label_and_is_refused(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = project / "out"
+    folders = {column: out / column for column in ("lq", "id", "gp")}
+    shards, label = project / "data/shards", out / "study.json"
+    write_study(params, out)
+    draws = (out / "draws.csv").read_text()
+    calls, made = [], make_face
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise KilledError
+        return made(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(controlled, "make_face", killed)
+        with pytest.raises(KilledError):
+            write_study(params, out)
+    assert not label.exists()
+    assert (out / "draws.csv").read_text() == draws  # whole, be it an older one
+    with pytest.raises(DataError, match=r"study\.json: not there, .*write it again with cfpp controlled"):
+        plan_folder(shards, folders, degrader(params))
+
+    # the label comes last
+    (out / "draws.csv").unlink()
+    (out / "draws.csv").mkdir()
+    with pytest.raises(OSError, match="draws"):
+        write_study(params, out)
+    assert not label.exists()
+    (out / "draws.csv").rmdir()
+
+    write_study(params, out)
+    assert plan_folder(shards, folders, degrader(params)).controlled
+    assert not list(out.glob("*.tmp"))
+    label.write_text("{")
+    with pytest.raises(DataError, match=r"study\.json: damaged"):
+        plan_folder(shards, folders, degrader(params))
 
 
 def test_without_shards_or_a_second_person_it_says_so(tmp_path: Path, params: Params) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from cfpp.data.shards import DataError
 from cfpp.synthesis.degraded import degrader
 from cfpp.synthesis.folder_prior import FolderPlan, count_faults, folder_spec, plan_folder
 from cfpp.synthesis.shard_work import make_shard
+from pipelines.synthesize import synthesize
 from tests.tiny_shards import write_stage
 
 SIZE = 64
@@ -200,6 +202,53 @@ def test_changed_pictures_make_their_shard_stale_and_no_other(project: Path, par
     (project / "id" / "d.0.png").write_bytes(encode_png(picture("other", "id")))
     after = {(task.split, task.shard): task.input_sha256 for task in plan(project, params).tasks}
     assert {place for place in before if before[place] != after[place]} == {("test", 0)}
+
+
+def test_a_restorers_pictures_are_not_called_controlled_and_a_study_s_are(
+    project: Path, params: Params
+) -> None:
+    def inputs() -> set[str]:
+        return {task.input_sha256 for task in plan(project, params).tasks}
+
+    def marks() -> list[bool]:
+        make(project, params)
+        stores = [SampleStore(project, split, ["id"]) for split in KEYS]
+        return [
+            store[place].meta["draw"].get("controlled") for store in stores for place in range(len(store))
+        ]
+
+    assert not plan(project, params).controlled
+    assert marks() == [None] * 7
+    before = inputs()
+    (project / "study.json").write_text('{"study": "another"}')
+    assert not plan(project, params).controlled
+    (project / "study.json").write_text('{"study": "controlled"}')
+    assert plan(project, params).controlled
+    assert marks() == [True] * 7
+    # shards made without the mark do not hold
+    assert before.isdisjoint(inputs())
+    # pictures of the study for one of the columns are enough
+    folders = {column: project / column for column in ("lq", "id", "gp")}
+    (project / "elsewhere").mkdir()
+    for column in ("lq", "id"):
+        folders[column] = (project / column).rename(project / "elsewhere" / column)
+    assert plan_folder(project / "data/shards", folders, degrader(params)).controlled
+
+
+@pytest.mark.parametrize("study", [None, "controlled"])
+def test_the_stage_s_report_says_what_the_pictures_are(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, study: str | None
+) -> None:
+    if study:
+        (project / "study.json").write_text(json.dumps({"study": study}))
+    monkeypatch.setattr(
+        "pipelines.synthesize.process_shards", lambda *_, **__: SimpleNamespace(manifest=Manifest())
+    )
+    prior = replace(params.prior, kind="folder", lq_folder="lq", id_folder="id", gp_folder="gp")
+    session = SimpleNamespace(params=replace(params, prior=prior), root=project, storage=project)
+    _, facts = synthesize(session)  # type: ignore[arg-type]
+    assert facts.get("study") == study
+    assert facts["id_found"] == 7
 
 
 def test_folders_that_cannot_be_meant_are_refused(project: Path, params: Params) -> None:
