@@ -4,8 +4,8 @@ python -m pipelines.ablate [NAME ...] [--seeds 0 1 2] [--list]
 
 Starts from the project as it lies there and changes nothing of it but reports/ablations* (see
 `pipelines.experiment`). Per seed the full method comes first, and the ablations start from what it made, so
-that each computes only what it changes. What is done is not done again; a table is written in any case, and
-an experiment that failed stands in it with its reason.
+that each computes only what it changes. What is done is not done again. The table holds all that is done of
+these params, this code and these faces, named now or before, and what failed with its reason.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from cfpp.evaluation.ablations import FULL, Ablation, AblationError, Outcome, ma
 from cfpp.evaluation.bootstrap import Bootstrap
 from cfpp.files import replacing
 from cfpp.lineage import git_commit
+from cfpp.models.external import find_external, why_missing
+from cfpp.objectives.perceptual import LPIPS_FILES
 from cfpp.progress import Bar, progress_bar
 from pipelines.experiment import (
     FOLDER,
@@ -35,6 +37,7 @@ from pipelines.experiment import (
     clear,
     copy_project,
     identity,
+    made_from,
     overridden,
     run_experiment,
 )
@@ -47,16 +50,19 @@ ABLATIONS = (
     Ablation("no-tam", "no TAM", {"train_tgrn.texture_attention": False}),
     Ablation("no-metric", "no metric learning", {"train_tgrn.metric_weight": 0.0}),
     Ablation("negatives-id", "negatives: I_F", {"train_tgrn.negatives": ["id"]}),
+    Ablation("negatives-gp", "negatives: I_G", {"train_tgrn.negatives": ["gp"]}),
     Ablation("negatives-id-gp", "negatives: I_F and I_G", {"train_tgrn.negatives": ["id", "gp"]}),
     Ablation("embedding-prior", "embedding: the prior's encoder", {"train_tgrn.embedding": "prior"}),
     Ablation("embedding-squeeze", "embedding: LPIPS's SqueezeNet", {"train_tgrn.embedding": "squeeze"}),
     Ablation("lncc-21", "LNCC window 21", {"train_dam.lncc_window": 21}),
     Ablation("no-integration", "no integration", {"train_dam.integration_steps": 0}),
+    Ablation("integration-7", "integration in 7 steps", {"train_dam.integration_steps": 7}),
+    Ablation("no-identity", "no identity loss", {"train_tgrn.identity_weight": 0.0}),
     Ablation("no-adversarial", "no adversarial loss", {"train_tgrn.adversarial_weight": 0.0}),
 )
 SEEDS = ("train_dam.train.seed", "train_tgrn.train.seed")
 REPORTS = Path("reports")
-RECORD = "experiment.json"
+RECORD, TABLE = "experiment.json", "per_image.csv"
 
 
 @dataclass(frozen=True)
@@ -81,17 +87,21 @@ class Trial:
         seeds = dict.fromkeys(SEEDS, self.seed)
         return Experiment(f"{self.label}-{self.identity[:7]}", {**self.ablation.overrides, **seeds})
 
-    def done(self, root: Path) -> bool:
-        """Whether its result is there, of these params, this code and these faces."""
+    def record(self, root: Path) -> dict[str, Any]:
+        """What its run left, of these params, this code and these faces; {} where there is no such run."""
         try:
-            record = json.loads((root / self.folder / RECORD).read_text(encoding="utf-8"))
+            found = json.loads((root / self.folder / RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            return False
-        return bool(record["identity"] == self.identity)
+            return {}
+        return found if isinstance(found, dict) and found.get("identity") == self.identity else {}
+
+    def done(self, root: Path) -> bool:
+        """Whether its result is there."""
+        return self.record(root).get("failed") == "" and (root / self.folder / TABLE).is_file()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is named, all by default; returns 1 where an experiment failed."""
+    """Run what is named, all by default; returns 1 where one of these failed."""
     parser = argparse.ArgumentParser(description="Change one part of the method at a time, and compare.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="ablations; all of them if none is named")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of DAM's and TGRN's trainings")
@@ -105,10 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     signal.signal(signal.SIGTERM, _stop)
     try:
-        table = ablate(Path.cwd(), choose(options.names), list(dict.fromkeys(options.seeds)))
+        ablations, seeds = choose(options.names), list(dict.fromkeys(options.seeds))
+        table = ablate(Path.cwd(), ablations, seeds)
     except MendableError as error:
         raise SystemExit(f"ablate: {error}") from error
-    return int(any(entry["failed"] for entry in table.values()))
+    return int(any(str(seed) in table[a.name]["failed"] for a in ablations for seed in seeds))
 
 
 def choose(names: Sequence[str]) -> tuple[Ablation, ...]:
@@ -125,11 +136,11 @@ def choose(names: Sequence[str]) -> tuple[Ablation, ...]:
 
 
 def ablate(root: Path, ablations: Sequence[Ablation], seeds: Sequence[int]) -> dict[str, Any]:
-    """Run what is not done, write the table.
+    """Run what is not done of these, write the table of all that is recorded.
 
     Args:
         root: the project.
-        ablations: the full method first.
+        ablations: of `ABLATIONS`, the full method first.
         seeds: each 0 or more.
 
     Returns:
@@ -137,6 +148,7 @@ def ablate(root: Path, ablations: Sequence[Ablation], seeds: Sequence[int]) -> d
 
     Raises:
         ParamsError: params.yaml, an override or a seed does not fit.
+        ExternalFileError: a network in weights.root is not what its name says.
         ExperimentError: experiments cannot be run here; not: one of them failed.
     """
     root = root.resolve()
@@ -175,71 +187,82 @@ def _ablate(places: Places, ablations: Sequence[Ablation], seeds: Sequence[int],
             f"storage.root: is {params.storage.root}, where experiments would overwrite the project's data; "
             f'ablate a project that has its data in its own folder (storage.root: "")'
         )
-    void = {ablation.name: _void(ablation, places.root, params) for ablation in ablations}
+    void = {ablation.name: _void(ablation, places.root, params) for ablation in ABLATIONS}
     copy_project(places.root, places.start, places.root)
     trials = {
         seed: [_trial(places.start, ablation, seed) for ablation in ablations if not void[ablation.name]]
         for seed in seeds
     }
-    failed: dict[str, dict[int, str]] = {ablation.name: {} for ablation in ablations}
     waiting = {seed: [trial for trial in own if not trial.done(places.root)] for seed, own in trials.items()}
     with closing(progress_bar(sum(map(len, waiting.values())), "ablations", "experiment")) as bar:
         for seed, own in waiting.items():
             if own:
-                for name, reason in _run_seed(places, trials[seed][0], own, lock, bar).items():
-                    failed[name][seed] = reason
-    outcomes = []
-    for ablation in ablations:
-        done = [t for own in trials.values() for t in own if t.ablation == ablation and t.done(places.root)]
-        rows = {t.seed: read_rows(places.root / t.folder / "per_image.csv") for t in done}
-        outcomes.append(Outcome(ablation, rows, failed[ablation.name], void[ablation.name]))
+                _run_seed(places, trials[seed][0], own, lock, bar)
+    outcomes = [_outcome(places, ablation, void[ablation.name]) for ablation in ABLATIONS]
+    known = [o for o in outcomes if o.ablation.name == FULL or o.rows or o.failed or o.void]
     section = params.evaluate
-    table = tabulate(outcomes, Bootstrap(section.bootstrap, section.confidence, params.run.seed))
+    table = tabulate(known, Bootstrap(section.bootstrap, section.confidence, params.run.seed))
     _write(places.root, table)
     return table
 
 
-def _run_seed(places: Places, full: Trial, waiting: Sequence[Trial], lock: int, bar: Bar) -> dict[str, str]:
-    """Run the full method, then from what it made the others that wait; names and reasons of what failed."""
-    failed: dict[str, str] = {}
-    copy_project(places.start, places.trunk, places.root)
-    try:
-        _run(places.root, full, places.trunk, lock)
-    except ExperimentError as error:
-        log.error("%s: %s", full.label, error)
-        return {trial.ablation.name: f"the full method failed: {error}" for trial in (full, *waiting)}
-    bar.update(int(full in waiting))
+def _run_seed(places: Places, full: Trial, waiting: Sequence[Trial], lock: int, bar: Bar) -> None:
+    """Run the full method, done or not, then from what it made the others that wait; record what failed."""
+    broken = _run(places.root, full, places.start, places.trunk, lock)
     for trial in waiting:
         if trial == full:
-            continue
-        copy_project(places.trunk, places.branch, places.root)
-        try:
-            _run(places.root, trial, places.branch, lock)
-        except ExperimentError as error:
-            log.error("%s: %s", trial.label, error)
-            failed[trial.ablation.name] = str(error)
+            reason = broken
+        elif broken:
+            reason = f"the full method failed: {broken}"
+        else:
+            reason = _run(places.root, trial, places.trunk, places.branch, lock)
+        if reason:
+            _record(places.root, trial, failed=reason)
         bar.update(1)
-    return failed
 
 
-def _run(root: Path, trial: Trial, folder: Path, lock: int) -> None:
-    """Run a trial in a copy of the project, and keep its figures as its record."""
+def _run(root: Path, trial: Trial, source: Path, folder: Path, lock: int) -> str:
+    """Run a trial in `folder`, a copy of `source`, and keep its figures; returns why it failed, or ""."""
     log.info("%s: %s", trial.label, trial.experiment.overrides)
-    start, record = time.monotonic(), root / trial.folder
-    (record / RECORD).unlink(missing_ok=True)
-    run_experiment(folder, root, trial.experiment, record / "log.txt", lock)
-    for name in ("per_image.csv", "metrics.json"):
-        with replacing(record / name) as partial:
-            partial.write_bytes((folder / REPORTS / name).read_bytes())
-    facts = {
-        "experiment": trial.experiment.name,
-        "overrides": trial.experiment.overrides,
-        "identity": trial.identity,
-        "git_commit": git_commit(folder),
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    with replacing(record / RECORD) as partial:  # last: it says that the others are whole
-        partial.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    start, kept = time.monotonic(), root / trial.folder
+    try:
+        copy_project(source, folder, root)
+        run_experiment(folder, root, trial.experiment, kept / "log.txt", lock)
+        (kept / RECORD).unlink(missing_ok=True)  # a kill from here on leaves no old record of new figures
+        for name in (TABLE, "metrics.json"):
+            with replacing(kept / name) as partial:
+                partial.write_bytes((folder / REPORTS / name).read_bytes())
+        facts = {"made_from": made_from(folder), "git_commit": git_commit(folder)}
+        _record(root, trial, **facts, seconds=round(time.monotonic() - start, 1), failed="")
+    except (MendableError, OSError) as error:
+        log.error("%s: %s", trial.label, error)
+        return str(error)
+    return ""
+
+
+def _record(root: Path, trial: Trial, **facts: Any) -> None:
+    named = {"experiment": trial.experiment.name, "overrides": trial.experiment.overrides}
+    with replacing(root / trial.folder / RECORD) as partial:
+        text = json.dumps({**named, "identity": trial.identity, **facts}, indent=2, sort_keys=True)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def _outcome(places: Places, ablation: Ablation, void: str) -> Outcome:
+    """All that is recorded of an ablation, of every seed."""
+    rows, origins, failed = {}, {}, {}
+    folders = () if void else (places.root / REPORTS / "ablations").glob(f"{ablation.name}-seed*")
+    for seed in sorted(int(number) for f in folders if (number := f.name.rpartition("-seed")[2]).isdigit()):
+        trial = _trial(places.start, ablation, seed)
+        record = trial.record(places.root)
+        if record.get("failed"):
+            failed[seed] = record["failed"]
+        elif record:
+            try:
+                rows[seed] = read_rows(places.root / trial.folder / TABLE)
+                origins[seed] = record["made_from"]
+            except AblationError as error:
+                failed[seed] = str(error)
+    return Outcome(ablation, rows, failed, void, origins)
 
 
 def _trial(root: Path, ablation: Ablation, seed: int) -> Trial:
@@ -248,9 +271,16 @@ def _trial(root: Path, ablation: Ablation, seed: int) -> Trial:
 
 
 def _void(ablation: Ablation, root: Path, params: Params) -> str:
-    same = ablation.overrides and overridden(root, ablation.overrides) == params
-    keys = ", ".join(ablation.overrides)
-    return f"nothing to run, params.yaml has it already ({keys})" if same else ""
+    """Why there is nothing to run; "" if there is."""
+    changed = overridden(root, ablation.overrides)
+    if ablation.overrides and changed == params:
+        return f"nothing to run, params.yaml has it already ({', '.join(ablation.overrides)})"
+    backbone, weights = changed.train_tgrn.embedding, params.weights.root
+    if backbone != "prior" and backbone != params.train_tgrn.embedding:
+        files = LPIPS_FILES[backbone]
+        if find_external(str(root / weights) if weights else "", files) is None:
+            return f"cannot be run, {why_missing(weights, files)}"
+    return ""
 
 
 def _write(root: Path, table: dict[str, Any]) -> None:

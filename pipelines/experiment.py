@@ -26,7 +26,7 @@ from ruamel.yaml import YAML
 
 from cfpp.config import Params, ParamsError, load_params, parse_params, to_dict
 from cfpp.errors import MendableError
-from cfpp.lineage import MANIFEST, file_hash
+from cfpp.lineage import UNKNOWN, file_hash
 from cfpp.registry.runs import absolute_uri
 from pipelines.host import SessionFile
 from pipelines.mirror import MADE
@@ -37,6 +37,7 @@ FOLDER = Path(".cfpp/ablations")
 RUNS, ARTIFACTS = "runs", "mlartifacts"
 LAST_STAGE = "evaluate"  # nothing is registered
 HOST_TIMEOUT = 60.0  # seconds
+_PROGRESS = re.compile(r"cfpp\.progress: |.*\d%\|")  # our lines and tqdm's
 _UNTRACKED = ("cfpp", "pipelines", "dvc.yaml", "dvc.lock", "params.yaml")  # taken along, known to git or not
 
 
@@ -98,13 +99,13 @@ def overridden(root: Path, overrides: Mapping[str, Any]) -> Params:
 
 
 def identity(root: Path, params: Params) -> str:
-    """sha256, hex, of what decides an experiment's result: params, code of the graph, faces.
+    """sha256, hex, of what decides an experiment's result: params, code of the graph, what it starts from.
 
     Code is all that the stages up to the evaluation name among their dependencies, as DVC sees it.
     """
     digest = hashlib.sha256()
     parts = {name: part for name, part in to_dict(params).items() if name != "mlflow"}
-    digest.update(json.dumps([parts, file_hash(root / MANIFEST)], sort_keys=True).encode())
+    digest.update(json.dumps([parts, made_from(root)], sort_keys=True).encode())
     graph = YAML(typ="safe").load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     named = {dep for stage, section in graph.items() if stage != "register" for dep in section["deps"]}
     files = {
@@ -117,6 +118,27 @@ def identity(root: Path, params: Params) -> str:
     for file in sorted(files):
         digest.update(f"\n{file.relative_to(root)} {file_hash(file)}".encode())
     return digest.hexdigest()
+
+
+def made_from(folder: Path) -> dict[str, str]:
+    """What the results in a project or a copy were made from, as far as it is there: a thing and its name.
+
+    DVC does not see it when pictures or weights are replaced that params name by their path. So this is read
+    off what the stages wrote: sha256 of faces and restorations (their manifests) and of the prior, names of
+    the networks in TGRN's losses and in the metrics.
+    """
+    config = _read_json(folder / "models/tgrn/card.json").get("config", {})
+    instruments = _read_json(folder / "reports/metrics.json").get("instruments", {})
+    found = {
+        "data/shards": file_hash(folder / "data/shards/manifest.parquet"),
+        "data/restored": file_hash(folder / "data/restored/manifest.parquet"),
+        "models/prior": _read_json(folder / "models/prior/card.json").get("sha256"),
+        "TGRN's perceptual loss": config.get("training", {}).get("perceptual"),
+        "TGRN's identity loss": config.get("identity_loss"),
+        # without the evaluation's note on networks that are a loss as well, which ablations change
+        **{f"instrument of {metric}": name.partition(" (also")[0] for metric, name in instruments.items()},
+    }
+    return {what: name for what, name in found.items() if name not in (None, "none", UNKNOWN)}
 
 
 def copy_project(source: Path, target: Path, root: Path) -> None:
@@ -221,14 +243,23 @@ def _wait_for_host(folder: Path) -> None:
 
 
 def _reason(log_file: Path, folder: Path) -> str:
-    """What the stage that failed said in its last line, or else what DVC said."""
-    lines = log_file.read_text(encoding="utf-8").splitlines()
+    """What the stage that failed said in its last line, or else what DVC said; progress is no reason."""
+    lines = [s for s in log_file.read_text(encoding="utf-8").splitlines() if not _PROGRESS.match(s)]
     graph = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for pattern in (rf"(?:{'|'.join(graph)}): ", "ERROR: ", r"\S*(?:Error|Exception)\b"):
         said = [line for line in lines if re.match(pattern, line)]
         if said:
             return said[-1].strip()
     return lines[-1].strip() if lines else "the run said nothing"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file, {} where there is no file."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found
 
 
 def _as_override(value: Any) -> str:

@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from cfpp.profiles import apply_profile
 from cfpp.synthesis.faces import face_config_hash
 from pipelines import ablate as module
 from pipelines.ablate import ABLATIONS, SEEDS, ablate, choose, main
+from pipelines.evaluate import instrument_names
 from pipelines.experiment import (
     FOLDER,
     Experiment,
@@ -25,6 +28,7 @@ from pipelines.experiment import (
     alone,
     clear,
     copy_project,
+    identity,
     overridden,
 )
 
@@ -192,6 +196,8 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
         (["Traceback", "KeyError: 'a'", "ERROR: failed"], "ERROR: failed"),
         (["Traceback", "builtins.KeyError: 'a'", "end"], "builtins.KeyError"),
         ([], "the run said nothing"),
+        (["evaluate:  33%|###3      | 2/6 [00:10<00:20]", "ERROR: failed"], "ERROR: failed"),
+        (["Killed", "cfpp.progress: evaluate: batch 2 of 6, 0.29/s"], "Killed"),
     ],
 )
 def test_the_reason_is_the_stages_own_word(tmp_path: Path, lines: list[str], reason: str) -> None:
@@ -201,19 +207,26 @@ def test_the_reason_is_the_stages_own_word(tmp_path: Path, lines: list[str], rea
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Experiments that write a table at once instead of training; lists those that ran. no-dam fails."""
+    """Experiments that write a table at once instead of training; lists those that ran. no-dam fails.
+
+    TGRN is trained with the perceptual loss that the project's file `lpips` names, but for the full method's
+    where it is there: DVC sees no reason. A copy says what has run in it.
+    """
     names: list[str] = []
 
     def copy(source: Path, target: Path, root: Path) -> None:
         clear(target)
-        target.mkdir(parents=True)
-        for name in ("params.yaml", "dvc.yaml"):
-            shutil.copy(source / name, target)
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".cfpp", "ablations*"))
 
     def run(folder: Path, root: Path, experiment: Experiment, log_file: Path, lock: int) -> None:
         names.append(experiment.name.rsplit("-", 1)[0])
         if experiment.name.startswith("no-dam"):
             raise ExperimentError("train_tgrn: the loss is not finite")
+        full, ran, card = names[-1].startswith("full"), folder / "ran", folder / "models/tgrn/card.json"
+        assert ran.exists() != full, "an ablation starts from what the full method made"
+        ran.touch()
+        if not (full and card.exists()):
+            write_json(card, {"config": {"training": {"perceptual": (root / "lpips").read_text()}}})
         rng = np.random.default_rng(list(experiment.name.encode()))
         rows = pd.DataFrame({"key": [f"k{i}" for i in range(8)], "variant": 0, "person": list("abcdefgh")})
         both = pd.concat([rows.assign(kind=kind, psnr=rng.normal(20, 1, 8)) for kind in ("out", "warp")])
@@ -226,10 +239,16 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(REPOSITORY / name, tmp_path)
+    (tmp_path / "lpips").write_text("NLPD")
     return tmp_path
 
 
@@ -264,6 +283,9 @@ def test_one_that_fails_is_named_and_the_others_go_on(
     runs.clear()
     assert main(["no-tam"]) == 0
     assert runs == []
+    kept = json.loads((bare / "reports/ablations.json").read_text())
+    assert kept["no-tam"] == table["no-tam"]
+    assert kept["no-dam"]["failed"] == table["no-dam"]["failed"]  # though not asked for, and not mended
 
 
 def test_other_params_or_code_make_it_run_again(
@@ -280,6 +302,123 @@ def test_other_params_or_code_make_it_run_again(
     (bare / "dvc.yaml").write_text((bare / "dvc.yaml").read_text().replace("cfpp/data", "params.yaml", 1))
     ablate(bare, ablations, [0])
     assert runs == ["full-seed0", "no-tam-seed0"]
+
+
+def test_all_that_decides_a_result_is_in_its_identity(tmp_path: Path) -> None:
+    write_json(tmp_path / "dvc.yaml", {"stages": {"a": {"deps": ["pkg", "stage.py", "data/shards"]}}})
+    params, seen = load_params(REPOSITORY / "params.yaml"), set()
+
+    def add(name: str, text: str, changes: bool) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        found = identity(tmp_path, params)
+        assert (found not in seen) == changes, name
+        seen.add(found)
+
+    for text in ("1", "2"):
+        add("stage.py", text, True)
+        add("pkg/deep/code.py", text, True)
+        add("data/shards/manifest.parquet", text, True)
+        add("data/restored/manifest.parquet", text, True)
+        add("models/prior/card.json", json.dumps({"sha256": text}), True)
+        add("models/tgrn/card.json", json.dumps({"config": {"identity_loss": text}}), True)
+        add("reports/metrics.json", json.dumps({"instruments": {"lpips": text}}), True)
+        add("pkg/__pycache__/code.pyc", text, False)
+        add("data/shards/train/0.tar", text, False)  # pinned by its manifest
+        add("other.py", text, False)
+    card = {"kind": "tgrn", "config": {"training": {"perceptual": "2"}}, "steps": 1}
+    write_json(tmp_path / "pleasing/models/tgrn/card.json", card)
+    instruments: Any = SimpleNamespace(names=lambda: {"lpips": "2"})
+    noted = instrument_names(instruments, tmp_path / "pleasing")
+    assert noted != instruments.names()
+    add("reports/metrics.json", json.dumps({"instruments": noted}), False)
+
+
+def test_what_was_made_from_something_else_is_not_compared(bare: Path, runs: list[str]) -> None:
+    def trained_with(name: str) -> None:
+        (bare / "lpips").write_text(name)
+        write_json(bare / "models/tgrn/card.json", {"config": {"training": {"perceptual": name}}})
+
+    trained_with("NLPD")
+    table = ablate(bare, choose(["no-tam"]), [0])
+    assert not table["no-tam"]["failed"]
+    runs.clear()
+    (bare / "lpips").write_text("LPIPS")  # fetched: what is trained from now on has it
+    mixed = ablate(bare, choose(["no-tam", "no-metric"]), [0])
+    assert runs == ["full-seed0", "no-metric-seed0"]
+    assert mixed["no-tam"] == table["no-tam"]
+    fault = "TGRN's perceptual loss: LPIPS, where the full method of the first seed has NLPD; bring"
+    assert mixed["no-metric"]["failed"]["0"].startswith(fault)
+    assert not mixed["no-metric"]["means"]
+    runs.clear()
+    trained_with("LPIPS")  # dvc repro --force
+    mended = ablate(bare, choose(["no-tam", "no-metric"]), [0])
+    assert runs == ["full-seed0", "no-tam-seed0", "no-metric-seed0"]
+    assert not mended["no-metric"]["failed"]
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"failed": ""}'])
+def test_a_damaged_record_is_none(bare: Path, runs: list[str], content: str) -> None:
+    ablate(bare, choose(["no-tam"]), [0])
+    (bare / "reports/ablations/no-tam-seed0/experiment.json").write_text(content)
+    runs.clear()
+    assert ablate(bare, choose(["no-tam"]), [0])["no-tam"]["seeds"] == [0]
+    assert runs == ["full-seed0", "no-tam-seed0"]
+
+
+def test_a_record_without_its_figures_is_none(bare: Path, runs: list[str]) -> None:
+    ablate(bare, choose(["no-tam"]), [0])
+    (bare / "reports/ablations/no-tam-seed0/per_image.csv").unlink()
+    table = ablate(bare, choose(["no-metric"]), [0])
+    assert "no-tam-seed0/per_image.csv: no table" in table["no-tam"]["failed"]["0"]
+    runs.clear()
+    assert ablate(bare, choose(["no-tam"]), [0])["no-tam"]["seeds"] == [0]
+    assert runs == ["full-seed0", "no-tam-seed0"]
+
+
+def test_a_kill_leaves_no_record_of_another_experiments_figures(
+    bare: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = (bare / "params.yaml").read_text()
+    ablate(bare, choose(["full"]), [0])
+    (bare / "params.yaml").write_text(re.sub(r"metric_margin: \S+", "metric_margin: 0.123", first))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "git_commit", lambda _: module._stop(15, None))  # its figures are written
+        with pytest.raises(SystemExit):
+            ablate(bare, choose(["full"]), [0])
+    (bare / "params.yaml").write_text(first)
+    runs.clear()
+    ablate(bare, choose(["full"]), [0])
+    assert runs == ["full-seed0"]
+
+
+def test_a_copy_that_fails_is_one_experiments_failure(
+    bare: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, failing = vars(module)["copy_project"], [OSError("no room"), ExperimentError("git clone: no")]
+
+    def full_disk(source: Path, target: Path, root: Path) -> None:
+        if failing and target.name == ("ablated" if len(failing) == 2 else "full"):
+            raise failing.pop(0)
+        copy(source, target, root)
+
+    monkeypatch.setattr(module, "copy_project", full_disk)
+    table = ablate(bare, choose(["no-tam", "no-metric"]), [0, 1, 2])
+    assert table["no-tam"]["failed"] == {"0": "no room", "1": "the full method failed: git clone: no"}
+    assert table["full"]["failed"] == {"1": "git clone: no"}
+    assert table["no-metric"]["seeds"] == [0, 2]
+    monkeypatch.chdir(bare)
+    assert main(["no-tam", "--seeds", "2"]) == 0  # the seeds that failed were not asked for
+
+
+def test_on_the_projects_own_params_all_run_or_have_nothing_to_run(bare: Path, runs: list[str]) -> None:
+    table = ablate(bare, ABLATIONS, [0])
+    assert [name for name, entry in table.items() if entry["failed"]] == ["no-dam"]  # which the fixture fails
+    void = {name: entry["void"] for name, entry in table.items() if entry["void"]}
+    assert set(void) == {"negatives-id", "embedding-prior", "embedding-squeeze", "no-identity"}
+    assert "needs squeezenet1_1-b8a52dc0.pth" in void["embedding-squeeze"]
+    assert 'weights.root is ""' in void["embedding-squeeze"]
+    assert [name.removesuffix("-seed0") for name in runs] == [a.name for a in ABLATIONS if a.name not in void]
 
 
 def test_what_params_have_already_is_no_ablation(bare: Path, runs: list[str]) -> None:

@@ -53,12 +53,14 @@ class Outcome:
         rows: by seed, what per_image.csv holds: key, variant, person, kind and metrics.
         failed: by seed, why there are none.
         void: why there is nothing to run; "" if there is.
+        made_from: by seed, what the rows were made from: a thing and its name or sha256.
     """
 
     ablation: Ablation
     rows: Mapping[int, pd.DataFrame] = field(default_factory=dict)
     failed: Mapping[int, str] = field(default_factory=dict)
     void: str = ""
+    made_from: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
 
 def read_rows(path: Path) -> pd.DataFrame:
@@ -81,23 +83,40 @@ def tabulate(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> dict[str, Any
     """Means of I_out, and its paired differences to the full method, ablated minus full.
 
     Seeds are averaged: a face counts once per seed in the mean, and people, with all that is theirs, are
-    resampled for the interval. How far seeds lie apart is stated beside it.
+    resampled for the interval. That says nothing of trainings: how far seeds lie apart is stated beside it,
+    and where they contradict each other the verdict is undecided. A metric that a seed lacks is left out.
 
     Args:
-        outcomes: the full method first. An ablation is compared over the seeds that both have.
+        outcomes: the full method first. An ablation is compared over the seeds that both have; a seed's
+            results that were made from something else than the full method's first stand under `failed`.
 
     Returns:
         Name to `title`, `overrides`, `seeds`, `failed` {seed: reason}, `void`; `means`, metric to {mean, low,
-        high, n, people, by_seed, spread}; `differences`, likewise with `verdict` (of the ablated one: better,
-        worse, undecided), a metric whose best value is 1 under `{metric}_from_1`; `alignment` {mean, low,
-        high, ...}, the share by which DAM lowers the landmark error of I_G, and `folded`, percent of pixels,
-        where the DAM is the full method's or its own. `spread` is the standard deviation over the seeds'
-        means, null for one seed; n counts faces.
+        high, n, people, by_seed, spread}; `differences`, likewise with `agree`, whether all seeds have the
+        same sign, and `verdict` (of the ablated one: better, worse, undecided), a metric whose best value is
+        1 under `{metric}_from_1`; `alignment` {mean, low, high, ...}, the share by which DAM lowers the
+        landmark error of I_G, and `folded`, percent of pixels, where the DAM is the full method's or its own.
+        `spread` is the standard deviation over the seeds' means; it and `agree` are null for one seed. n
+        counts faces.
     """
     full = outcomes[0]
     if full.ablation.name != FULL:
         raise AblationError(f"{full.ablation.name}: stands where the full method must")
     return {outcome.ablation.name: _entry(outcome, full, bootstrap) for outcome in outcomes}
+
+
+def same_origin(full: Mapping[str, str], other: Mapping[str, str]) -> None:
+    """Check that both were made from the same, where both say so: without a loss its network is not named.
+
+    Raises:
+        AblationError: they were not; names the first that differs, and what to do.
+    """
+    for what in sorted(full.keys() & other.keys()):
+        if full[what] != other[what]:
+            raise AblationError(
+                f"{what}: {other[what]}, where the full method of the first seed has {full[what]}; "
+                f"bring the project up to date by `dvc repro --force evaluate`, then run this again"
+            )
 
 
 def same_faces(full: pd.DataFrame, other: pd.DataFrame) -> None:
@@ -163,10 +182,13 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 def _entry(outcome: Outcome, full: Outcome, bootstrap: Bootstrap) -> dict[str, Any]:
     ablation, rows, failed = outcome.ablation, dict(outcome.rows), dict(outcome.failed)
+    origin = full.made_from.get(min(full.rows, default=0), {})
     for seed in list(rows):
         try:
             if seed not in full.rows:
                 raise AblationError("the full method has no result to compare with")
+            for made_from in (full.made_from, outcome.made_from):
+                same_origin(origin, made_from.get(seed, {}))
             same_faces(full.rows[seed], rows[seed])
         except AblationError as error:
             failed[seed] = str(error)
@@ -216,14 +238,20 @@ def _differences(
     for metric in METRICS:
         if difference_name(metric) in figures:
             entry = figures[difference_name(metric)]
-            entry["verdict"] = verdict(metric, entry)
+            signs = set(np.sign(by_seed[difference_name(metric)]))
+            entry["agree"] = len(signs) == 1 if len(seeds) > 1 else None
+            entry["verdict"] = "undecided" if entry["agree"] is False else verdict(metric, entry)
     return figures
 
 
 def _stack(rows: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """All seeds as one table, whose keys name the seed."""
+    """All seeds as one table, whose keys name the seed, without metrics of a kind that a seed lacks."""
     frames = [frame.assign(key=frame["key"] + f" seed {seed}") for seed, frame in sorted(rows.items())]
-    return pd.concat(frames, ignore_index=True)
+    stacked = pd.concat(frames, ignore_index=True)
+    kinds = stacked.groupby("kind")
+    for name in [metric.name for metric in METRICS if metric.name in stacked]:
+        stacked[name] = stacked[name].where(kinds[name].transform("count") == kinds[name].transform("size"))
+    return stacked
 
 
 def _with_seeds(
@@ -256,10 +284,12 @@ def _distance(rows: pd.DataFrame, metric: Metric) -> float:
 
 def _about(table: Mapping[str, Any]) -> str:
     some = next(iter(table[FULL]["means"].values()))
+    single = any(len(entry["seeds"]) == 1 for entry in table.values())
+    unknown = " One seed does not tell how far another training would lie." if single else ""
     return (
         f"Ablated minus full, paired on the same {some['n']} held-out faces of {some['people']} people; in "
-        f"parentheses bootstrap intervals that resample people. **Bold**: the interval lies apart from 0. "
-        f"±: standard deviation over seeds.\n"
+        f"parentheses bootstrap intervals that resample people. **Bold**: the interval lies apart from 0, "
+        f"and all seeds on one side of it. ±: standard deviation over seeds.{unknown}\n"
     )
 
 

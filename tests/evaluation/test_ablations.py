@@ -48,7 +48,7 @@ def test_differences_are_those_of_the_same_faces_averaged_over_seeds() -> None:
     assert psnr["by_seed"] == pytest.approx(by_seed, rel=1e-5)
     assert psnr["mean"] == pytest.approx(np.mean(by_seed), rel=1e-5)
     assert psnr["spread"] == pytest.approx(np.std(by_seed, ddof=1), rel=1e-5)
-    assert (psnr["n"], psnr["people"], psnr["verdict"]) == (6, 5, "worse")
+    assert (psnr["n"], psnr["people"], psnr["agree"], psnr["verdict"]) == (6, 5, True, "worse")
     assert psnr["low"] <= psnr["mean"] <= psnr["high"] < 0
     from_1 = [
         np.mean(np.abs(out(other[s], "texture") - 1) - np.abs(out(full[s], "texture") - 1)) for s in full
@@ -70,7 +70,46 @@ def test_the_interval_is_that_of_people_drawn_with_all_their_faces() -> None:
     means = [np.concatenate([groups[i] for i in rng.integers(0, 5, 5)]).mean() for _ in range(4000)]
     width = np.quantile(means, 0.975) - np.quantile(means, 0.025)
     assert estimate["high"] - estimate["low"] == pytest.approx(width, rel=0.15)
-    assert estimate["spread"] is None
+    assert estimate["spread"] is estimate["agree"] is None
+
+
+def test_seeds_that_contradict_each_other_decide_nothing() -> None:
+    full = {seed: measured(seed) for seed in (0, 1, 2)}
+    other = {
+        seed: rows.assign(psnr=rows["psnr"] + change)
+        for (seed, rows), change in zip(full.items(), (2.0, -0.4, 0.2), strict=True)
+    }
+    outcomes = [Outcome(METHOD, full), Outcome(NO_TAM, other)]
+    psnr = tabulate(outcomes, BOOTSTRAP)["no-tam"]["differences"]["psnr"]
+    assert psnr["low"] > 0  # of people; of trainings it knows nothing
+    assert (psnr["agree"], psnr["verdict"]) == (False, "undecided")
+    assert "One seed does not tell" not in markdown(tabulate(outcomes, BOOTSTRAP))
+    single = [Outcome(METHOD, {0: full[0]}), Outcome(NO_TAM, {0: other[0]})]
+    assert "One seed does not tell" in markdown(tabulate(single, BOOTSTRAP))
+
+
+def test_a_metric_that_a_seed_lacks_is_left_out() -> None:
+    full = {seed: measured(seed).assign(lpips=0.2) for seed in (0, 1)}
+    other = {0: full[0], 1: full[1].drop(columns="lpips")}
+    for first, second in ((full, other), (other, full)):
+        table = tabulate([Outcome(METHOD, first), Outcome(NO_TAM, second)], BOOTSTRAP)
+        assert "lpips" not in table["no-tam"]["differences"]
+        assert table["no-tam"]["differences"]["psnr"]["n"] == 6
+        assert ("lpips" in table[FULL]["means"]) == (first is full)
+        assert table[FULL]["alignment"]["n"] == 12
+
+
+def test_seeds_made_from_something_else_are_refused_by_name() -> None:
+    rows = {seed: measured(seed) for seed in (0, 1, 2)}
+    same = {"models/prior": "p", "TGRN's identity loss": "ArcFace"}
+    full = Outcome(METHOD, rows, made_from={0: same, 1: same, 2: {"models/prior": "q"}})
+    made_from = {0: {"models/prior": "p"}, 1: {**same, "TGRN's identity loss": "probe"}, 2: same}
+    table = tabulate([full, Outcome(NO_TAM, rows, made_from=made_from)], BOOTSTRAP)
+    assert (table[FULL]["seeds"], table["no-tam"]["seeds"]) == ([0, 1], [0])
+    text = "where the full method of the first seed has"
+    assert table[FULL]["failed"]["2"].startswith(f"models/prior: q, {text} p; bring the project up to date")
+    assert table["no-tam"]["failed"]["1"].startswith(f"TGRN's identity loss: probe, {text} ArcFace")
+    assert table["no-tam"]["failed"]["2"].startswith(f"models/prior: q, {text} p")
 
 
 def test_the_dam_is_shown_where_it_is_the_full_methods_or_its_own() -> None:
