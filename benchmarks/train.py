@@ -48,7 +48,7 @@ from cfpp.objectives.texture import TextureSpec
 from cfpp.profiles import apply_profile
 from cfpp.training.faces import StoredFaces
 from cfpp.training.job import TrainJob
-from cfpp.training.prefetch import _AHEAD, MicroBatches, Placement, micro_batches
+from cfpp.training.prefetch import AHEAD, MicroBatches, Placement, micro_batches
 from cfpp.training.trainer import Trainer
 from cfpp.training_params import LATENT_SIDE, TrainParams
 from pipelines.prior import EMBEDDED
@@ -249,7 +249,7 @@ def section_of(model: str, params: Params, options: argparse.Namespace) -> Train
     given = (params.train_tgrn if model == "tgrn" else params.train_dam).train
     batch = options.batch or given.batch_size // (given.workers * given.accumulate)
     workers = given.loader_workers if options.loader_workers is None else options.loader_workers
-    ahead = _AHEAD * (workers + 1) + 1  # by each loader process; in the queue; and one that waits for room
+    ahead = AHEAD * (workers + 1) + 1  # by each loader process; in the queue; and one that waits for room
     if options.steps <= ahead:
         raise SystemExit(
             f"{model}: {ahead} batches are read ahead, all that {options.steps} timed steps take: no wait "

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from cfpp.objectives.base import Batch
 from cfpp.training.job import BatchSource
 
-_AHEAD = 3
+AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def micro_batches(
         collate_fn=_as_is,
         # Forking a process in which Ray and torch run threads can dead-lock.
         multiprocessing_context="spawn",
-        prefetch_factor=_AHEAD,
+        prefetch_factor=AHEAD,
     )
     return _read_ahead(iter(loader), place)
 
@@ -91,7 +91,7 @@ def _as_is(batch: Any) -> Any:
 
 
 def _read_ahead(batches: Iterator[Batch], place: Callable[[Batch], Batch]) -> Generator[Batch]:
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(_AHEAD)
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
     stopped = threading.Event()
 
     def put(item: Batch | BaseException | None) -> None:
