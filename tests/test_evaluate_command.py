@@ -124,7 +124,9 @@ def test_a_picture_left_out_is_exit_code_1_with_the_rest_measured(
     arguments = ["evaluate", f"peer={tmp_path / 'peer'}", "--truth", "set/hq", "--out", str(tmp_path / "out")]
     assert main(arguments) == 1
     captured = capsys.readouterr()
-    assert captured.err.splitlines()[-1].startswith("cfpp evaluate: 1 pictures cannot be measured")
+    assert captured.err.splitlines()[-1].startswith(
+        "cfpp evaluate: 1 picture cannot be measured, which costs every restorer 1 face; "
+    )
     assert "Left out: p00001s00 of peer" in captured.out
     found = summary(tmp_path / "out")
     assert found["left_out"]["pictures"][0]["stem"] == "p00001s00"
@@ -150,7 +152,7 @@ def test_a_picture_left_out_is_exit_code_1_with_the_rest_measured(
         (["a=nowhere"], "nowhere: no such folder"),
         (["--model", "models"], "--model restores --inputs"),
         (["--model", "m=99", "--inputs", "set/lq"], "no such model version"),
-        (["a=set/lq", "--size", "3"], "must be 16 or more"),
+        (["a=set/lq", "--size", "31"], "must be 32 or more"),
         (["a=set/lq", "--truth", "set/hq", "--people", "x(y)"], "matches no file"),
         (["a=set/lq"], "nothing can be measured without --truth"),
     ],
@@ -165,6 +167,83 @@ def test_what_cannot_be_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_reference_of_another_size_is_an_error_before_anything_is_measured(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "real").mkdir()
+    for number in range(2):
+        face = render(1, number, 0, 2 * SIZE)
+        (tmp_path / f"real/{number}.png").write_bytes(encode_png(face.picture))
+    arguments = ["evaluate", "a=set/lq", "--truth", "set/hq", "--out", str(tmp_path / "out")]
+    arguments += ["--reference", str(tmp_path / "real")]
+    assert main(arguments) == 1
+    told = (
+        f"real: most of its pictures are {2 * SIZE} pixels wide, those to be measured {SIZE}; --size brings"
+    )
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "--size", "32"]) == 0
+
+
+def test_a_broken_picture_of_the_reference_costs_no_face(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Means:
+        def features(self, pictures: np.ndarray) -> np.ndarray:
+            return pictures.mean(axis=(1, 2))
+
+    monkeypatch.setattr("cfpp.commands.evaluate._inception", lambda weights: Means())
+    (tmp_path / "real").mkdir()
+    for path in Path("set/hq").glob("*.png"):
+        (tmp_path / "real" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "real/zoe.png").write_bytes(b"cut short")
+    arguments = [
+        "evaluate",
+        "a=set/lq",
+        "--reference",
+        str(tmp_path / "real"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(arguments) == 1
+    told = "cfpp evaluate: 1 picture cannot be measured, which costs every restorer 0 faces; "
+    assert capsys.readouterr().err.splitlines()[-1].startswith(told)
+    assert summary(tmp_path / "out")["distributions"]["a"]["reference_n"] == PEOPLE * SHOTS
+
+
+def test_out_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for out in ("file", "file/deeper"):
+        assert main(["evaluate", "a=set/lq", "--truth", "set/hq", "--out", str(tmp_path / out)]) == 1
+        assert f"{tmp_path / 'file'} is a file; name a folder" in capsys.readouterr().err
+
+
+def test_what_is_no_picture_is_named_and_files_left_out_are_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "faces").mkdir()
+    for number in range(2):
+        face = render(1, number, 0, SIZE)
+        (tmp_path / f"faces/{number}.png").write_bytes(encode_png(face.picture))
+    (tmp_path / "faces/2.gif").write_bytes(b"GIF89a")
+    made = tmp_path / "made"
+    assert main(["testset", "synthetic", str(tmp_path / "faces"), str(made), "--size", str(SIZE)]) == 0
+    told = capsys.readouterr().out
+    assert "faces: 2; left out: 0 of 2 files" in told
+    assert "Ignored: 1, such as 2.gif" in told
+    (made / "lq/2.gif").write_bytes(b"GIF89a")
+    assert (
+        main(["evaluate", f"p={made / 'lq'}", "--truth", f"{made / 'hq'}", "--out", str(tmp_path / "o")]) == 0
+    )
+    assert "Ignored in p: 1, such as 2.gif." in capsys.readouterr().out
+    (tmp_path / "faces/3.png").write_bytes(b"cut short")
+    again = ["testset", "synthetic", str(tmp_path / "faces"), str(tmp_path / "again"), "--size", str(SIZE)]
+    assert main(again) == 1
+    captured = capsys.readouterr()
+    assert "faces: 2; left out: 1 of 3 files" in captured.out
+    assert captured.err.splitlines()[-1].startswith("cfpp testset: 1 of 3 files left out; ")
+
+
 def test_the_results_are_never_written_among_the_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "a=set/lq", "--truth", "set/hq", "--out", "set/hq/../lq"]) == 1
     assert "is a folder of pictures" in capsys.readouterr().err
@@ -176,4 +255,6 @@ def test_a_test_set_of_photographs_wants_its_detector(
     assert main(["testset", "align", "clean", str(tmp_path / "out")]) == 1
     assert "cfpp weights fetch" in capsys.readouterr().err
     assert main(["testset", "synthetic", "clean", str(tmp_path / "out"), "--size", "2"]) == 1
-    assert "--size: must be 16 or more" in capsys.readouterr().err
+    assert "--size: must be 32 or more" in capsys.readouterr().err
+    assert main(["testset", "synthetic", "nowhere", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == "cfpp testset: nowhere: no such folder\n"

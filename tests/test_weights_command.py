@@ -140,7 +140,9 @@ def test_list_says_what_is_there_good_or_wrong(
     (tmp_path / "good.pth").write_bytes(GOOD)
     (tmp_path / "wrong.pth").write_bytes(OTHER)
     assert main(["weights", "list", "--root", str(tmp_path)]) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line[0] != " "}
+    told = capsys.readouterr().out
+    assert told.count(f"sha256 {hashlib.sha256(GOOD).hexdigest()}") == 5
+    lines = {line.split()[0]: line for line in told.splitlines() if line[0] != " "}
     assert lines["good.pth"].endswith("present and good")
     assert lines["wrong.pth"].endswith("PRESENT, BUT WRONG sha256; run `cfpp weights fetch wrong.pth`")
     assert lines["absent.pth"].endswith("missing; run `cfpp weights fetch absent.pth`")

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from cfpp.config import Params, WeightsParams
     from cfpp.evaluation.contest import Contest
     from cfpp.evaluation.distributions import InceptionFeatures
-    from cfpp.evaluation.folders import PictureFolder, RestoredInputs
+    from cfpp.evaluation.folders import PictureFolder, RestoredInputs, Source
     from cfpp.evaluation.outcome import Outcome
     from cfpp.evaluation.unavailable import Unavailable
 
 _NAME = re.compile(r"[A-Za-z0-9_.+@-]+")
 _OWN = ("truth", "input", "reference")  # names of the other columns
+_LEAST_SIDE = 32  # pixels; LPIPS on AlexNet needs 31
 _OTHERS = "knows another prior's pictures only; restore them with cfpp restore --gp, then give NAME=FOLDER"
 
 
@@ -52,9 +53,10 @@ def add_parser(commands: Any) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from cfpp.config import load_params
     from cfpp.evaluation.bootstrap import Bootstrap
+    from cfpp.evaluation.contest import REFERENCE
     from cfpp.evaluation.measure import build_instruments
     from cfpp.evaluation.outcome import hold
-    from cfpp.evaluation.standings import table
+    from cfpp.evaluation.standings import counted, table
 
     params = load_params()
     contest, inputs = _contest(options, params)
@@ -68,9 +70,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     _write(options.out, contest, inputs, outcome)
     print(table(outcome.summary))
     if outcome.left_out:
+        faces = {fault.stem for fault in outcome.left_out if fault.source != REFERENCE}
         raise MendableError(
-            f"{len(outcome.left_out)} pictures cannot be measured, which costs every restorer their faces; "
-            f"{options.out / 'metrics.json'} names them under left_out"
+            f"{counted(len(outcome.left_out), 'picture')} cannot be measured, which costs every restorer "
+            f"{counted(len(faces), 'face')}; {options.out / 'metrics.json'} names what is left out"
         )
 
 
@@ -79,8 +82,8 @@ def _contest(options: argparse.Namespace, params: "Params") -> "tuple[Contest, P
     from cfpp.evaluation.contest import Contest, people_of
     from cfpp.evaluation.folders import FoldersError, PictureFolder, Source, match
 
-    if options.size is not None and options.size < 16:
-        raise FoldersError(f"--size {options.size}: must be 16 or more")
+    if options.size is not None and options.size < _LEAST_SIDE:
+        raise FoldersError(f"--size {options.size}: must be {_LEAST_SIDE} or more")
     folders = [_named(text) for text in options.results]
     models = [_model_name(text) for text in options.model]
     names = [name for name, _ in folders + models]
@@ -88,6 +91,9 @@ def _contest(options: argparse.Namespace, params: "Params") -> "tuple[Contest, P
     given = [Path(folder) for _, folder in folders] + [options.truth, options.reference, options.inputs]
     if options.out.resolve() in {folder.resolve() for folder in given if folder is not None}:
         raise FoldersError(f"--out {options.out}: is a folder of pictures; name another")
+    there = next(path for path in (options.out, *options.out.parents) if path.exists())
+    if not there.is_dir():
+        raise FoldersError(f"--out {options.out}: {there} is a file; name a folder")
     if models and options.inputs is None:
         raise FoldersError("--model restores --inputs; name that folder")
 
@@ -99,12 +105,26 @@ def _contest(options: argparse.Namespace, params: "Params") -> "tuple[Contest, P
         entrants += [_restored(name, model, inputs, params) for name, model in models]
     beside = [folder for folder in (truth, inputs) if folder is not None]
     faces = match([*beside, *entrants], common=options.common)
-    size = options.size or (truth or entrants[0]).usual_side(faces.stems)
-    if size is None:
-        raise FoldersError(f"{(truth or entrants[0]).origin}: no square picture can be read")
-    people = people_of(faces.stems, options.people)
+    size = options.size or _side(truth or entrants[0], faces.stems)
     resize = options.size is not None
+    if reference is not None and not resize:
+        # before anything is measured: its pictures are read last, and all that differ would be left out
+        side = _side(reference, sorted(reference.stems))
+        if side != size:
+            raise FoldersError(
+                f"{reference.origin}: most of its pictures are {side} pixels wide, those to be measured "
+                f"{size}; --size brings all to one"
+            )
+    people = people_of(faces.stems, options.people)
     return Contest(tuple(entrants), truth, reference, faces, size, resize, people), inputs
+
+
+def _side(source: "Source", stems: Sequence[str]) -> int:
+    """Side, pixels, of most of these pictures."""
+    side = source.usual_side(stems)
+    if side is None:
+        raise MendableError(f"{source.origin}: no square picture can be read")
+    return side
 
 
 def _named(text: str) -> tuple[str, str]:

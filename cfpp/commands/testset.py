@@ -4,8 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cfpp.errors import MendableError
+
 if TYPE_CHECKING:
     from cfpp.evaluation.testsets import TestSet
+
+
+_LEAST_SIDE = 32  # pixels, as `cfpp evaluate` has it
 
 
 def add_parser(commands: Any) -> None:
@@ -41,7 +46,7 @@ def _synthetic(options: argparse.Namespace) -> None:
     params = load_params()
     size = params.run.size if options.size is None else options.size
     seed = params.run.seed if options.seed is None else options.seed
-    require(size >= 16, "--size", "be 16 or more", size)
+    require(size >= _LEAST_SIDE, "--size", f"be {_LEAST_SIDE} or more", size)
     require(seed >= 0, "--seed", "be 0 or more", seed)
     made = make_synthetic(
         options.folder,
@@ -60,7 +65,7 @@ def _align(options: argparse.Namespace) -> None:
     from cfpp.models.face_detector import FaceDetector
     from cfpp.schema import require
 
-    require(options.size >= 16, "--size", "be 16 or more", options.size)
+    require(options.size >= _LEAST_SIDE, "--size", f"be {_LEAST_SIDE} or more", options.size)
     require(0 < options.confidence < 1, "--confidence", "be above 0 and below 1", options.confidence)
     detector = FaceDetector.load(load_params().weights.root, options.detector)
     made = align_photographs(
@@ -70,4 +75,14 @@ def _align(options: argparse.Namespace) -> None:
 
 
 def _tell(out: Path, made: "TestSet") -> None:
-    print(f"{out}: {made.faces} faces; {len(made.left_out)} files left out; {len(made.altered)} cropped")
+    print(
+        f"{out}: faces: {made.faces}; left out: {len(made.left_out)} of {made.files} files, "
+        f"single faces: {len(made.faces_left_out)}; altered: {len(made.altered)}"
+    )
+    if made.ignored:
+        print(f"Ignored: {len(made.ignored)}, such as {made.ignored[0]}")
+    if made.left_out:
+        raise MendableError(
+            f"{len(made.left_out)} of {made.files} files left out; "
+            f"{out / 'testset.json'} names them under left_out"
+        )

@@ -38,6 +38,7 @@ def _list(options: argparse.Namespace) -> None:
         size = f"{known[0].size / 1e6:.2f} MB"
         print(f"{name:<{width}}  {size:>9}  {_state(root, known)}")
         print(f"{'':<{width}}  {known[0].label}: {known[0].serves}")
+        print(f"{'':<{width}}  sha256 {known[0].sha256}")
 
 
 def _state(root: Path | str, known: "list[ExternalFile]") -> str:

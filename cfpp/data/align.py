@@ -8,8 +8,9 @@ from cfpp.data.components import TEMPLATE_512
 from cfpp.data.pictures import Picture
 from cfpp.errors import MendableError
 
-GROUND = (135, 133, 132)
-"""RGB of what lies beyond the photograph's edge; facexlib's choice, as other restorers' test sets have it."""
+GROUND = (132, 133, 135)
+"""RGB of what lies beyond the photograph's edge, as in other restorers' test sets: facexlib's borderValue,
+which is (135, 133, 132) in BGR."""
 
 _MARGIN = 8  # pixels about the face that are kept, so that interpolation finds its neighbours
 

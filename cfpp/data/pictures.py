@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ Picture = NDArray[np.uint8]
 # The fastest to decode of the exact formats of its size: docs/results.md, "Reading for training".
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
+MAX_PIXELS = 100_000_000
+
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
 
 class PictureError(MendableError, ValueError):
@@ -57,7 +62,7 @@ def encode_png(picture: Picture) -> bytes:
     return bytes(buffer)
 
 
-def decode_photo(data: bytes, *, min_side: int = 1, max_pixels: int = 100_000_000) -> Picture:
+def decode_photo(data: bytes, *, min_side: int = 1, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode a photo from anywhere: JPEG, PNG, WebP, BMP, TIFF or PPM of any colour mode.
 
     Turned upright by its EXIF orientation. Grey, palette and CMYK become RGB; 16 bits are scaled to
@@ -74,6 +79,54 @@ def decode_photo(data: bytes, *, min_side: int = 1, max_pixels: int = 100_000_00
     Raises:
         PictureError: empty, truncated, not a picture, too small or too large.
     """
+    with _opened(data, min_side, max_pixels) as image:
+        return _rgb(ImageOps.exif_transpose(image))
+
+
+def decode_exactly(data: bytes) -> tuple[Picture, str]:
+    """Decode a picture that is measured, or that others are measured by: nothing is altered in silence.
+
+    As `decode_photo`, but what could be read in more than one way is refused: with real transparency (over
+    which ground?), or with 16 bits that are not 8 bits written longer.
+
+    Returns:
+        uint8 [H, W, 3] RGB, and what was done to it ("" = nothing).
+
+    Raises:
+        PictureError: as `decode_photo`; transparent in places; more bits than 8 hold.
+    """
+    with _opened(data, 1, MAX_PIXELS) as image:
+        notes = []
+        # Pillow alone knows every kind of transparency, OpenCV alone the depth of every kind of picture.
+        stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if stored is None:
+            raise PictureError("a kind of picture whose depth cannot be told; save it as 8-bit PNG")
+        if stored.dtype != np.uint8:
+            if stored.dtype != np.uint16 or (stored % 257).any():
+                raise PictureError(
+                    f"{8 * stored.dtype.itemsize} bits a channel: 8 do not hold them; save it anew"
+                )
+            if "transparency" in image.info:  # which pixels have it, Pillow does not say at this depth
+                raise PictureError(
+                    "16 bits with a transparent colour: flatten it on the ground that was meant"
+                )
+            notes.append("16 bits that are 8 bits")
+        if image.has_transparency_data:
+            if np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+                raise PictureError("transparent in places: flatten it on the ground that was meant")
+            notes.append("opaque alpha dropped")
+        if Image.getmodebase(image.mode) == "L":
+            notes.append("grey to RGB")
+        elif image.mode in ("CMYK", "LAB"):
+            notes.append(f"{image.mode} to RGB")
+        if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+            notes.append("turned upright by EXIF")
+        return _rgb(ImageOps.exif_transpose(image)), "; ".join(notes)
+
+
+@contextmanager
+def _opened(data: bytes, min_side: int, max_pixels: int) -> Iterator[Image.Image]:
+    """The picture in these bytes, loaded; what goes wrong with it is a PictureError."""
     if not data:
         raise PictureError("empty file")
     try:
@@ -83,7 +136,7 @@ def decode_photo(data: bytes, *, min_side: int = 1, max_pixels: int = 100_000_00
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.size, min_side, max_pixels)
                 image.load()
-                return _rgb(ImageOps.exif_transpose(image))
+                yield image
     except PictureError:
         raise
     except UnidentifiedImageError:

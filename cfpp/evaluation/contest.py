@@ -3,7 +3,7 @@
 Only faces that every restorer has, and that can be measured for each of them, count: comparisons are paired.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +23,7 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A picture that could not be measured, which costs all restorers that face."""
+    """A picture that could not be measured; of truth or restorer, it costs all restorers that face."""
 
     stem: str
     source: str
@@ -185,8 +185,11 @@ def _figures(
                 except MendableError as error:
                     faults.append(LeftOut(stem, entrant.name, str(error)))
         for stem, own in found[entrant.name].items():
-            if wrong := [metric for metric, value in own.items() if not np.isfinite(value)]:
-                faults.append(LeftOut(stem, entrant.name, f"{', '.join(wrong)} is not finite"))
+            if wrong := _not_finite(own):
+                faults.append(LeftOut(stem, entrant.name, wrong))
+    of_truth = _truth_faults(contest, instruments, {fault.stem: whole[fault.stem] for fault in faults})
+    excused = {fault.stem for fault in of_truth}
+    faults = of_truth + [fault for fault in faults if fault.stem not in excused]
     kept = [stem for stem in whole if stem not in {fault.stem for fault in faults}]
     figures: Figures = {
         name: {metric: np.array([own[stem][metric] for stem in kept]) for metric in own[kept[0]]}
@@ -194,6 +197,31 @@ def _figures(
         if kept
     }
     return figures, faults
+
+
+def _truth_faults(
+    contest: Contest, instruments: Instruments, suspected: Mapping[str, Mapping[str, Reading]]
+) -> list[LeftOut]:
+    """Of these faces, those whose truth bears no comparison, even with itself: no restorer is to blame."""
+    if contest.truth is None:
+        return []
+    faults = []
+    for stem, readings in suspected.items():
+        truth = readings[contest.truth.name].picture[None]
+        try:
+            own = instruments.against(truth, truth)
+        except MendableError as error:
+            faults.append(LeftOut(stem, contest.truth.name, str(error)))
+            continue
+        if wrong := _not_finite({metric: float(values[0]) for metric, values in own.items()}):
+            faults.append(LeftOut(stem, contest.truth.name, wrong))
+    return faults
+
+
+def _not_finite(figures: Mapping[str, float]) -> str:
+    """Which metrics are not finite; "" = none."""
+    wrong = [metric for metric, value in figures.items() if not np.isfinite(value)]
+    return f"{', '.join(wrong)} is not finite" if wrong else ""
 
 
 def _of_faces(
@@ -239,5 +267,3 @@ def _measure_reference(
             tally.features.setdefault(REFERENCE, []).append(inception.features(np.stack(readings)))
         bar.update(1)
     bar.close()
-    if REFERENCE not in tally.features:
-        raise FoldersError(f"{contest.reference.origin}: no picture can be used; {tally.left_out[-1]}")

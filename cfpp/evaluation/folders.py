@@ -1,7 +1,6 @@
 """Pictures by name, from a folder or from a model, and what all of them have in common.
 
-Nothing is altered in silence. A picture that could be read in more than one way is refused by name: with real
-transparency (over which ground?), or with 16 bits that are not 8 bits written longer.
+Nothing is altered in silence: see `decode_exactly`, and `Reading.altered`.
 """
 
 import hashlib
@@ -11,12 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import cv2
-import numpy as np
 from PIL import Image
 
 from cfpp.data.folder import SUFFIXES
-from cfpp.data.pictures import Picture, PictureError, decode_photo, encode_png, resize_square
+from cfpp.data.pictures import Picture, PictureError, decode_exactly, encode_png, resize_square
 from cfpp.errors import MendableError
 
 _NAMED = 3  # how many a message names
@@ -74,6 +71,11 @@ class Source(Protocol):
     @property
     def stems(self) -> Collection[str]:
         """Names of its pictures."""
+        ...
+
+    @property
+    def ignored(self) -> Sequence[str]:
+        """Names of what lies beside its pictures and is none."""
         ...
 
     def usual_side(self, stems: Sequence[str]) -> int | None:
@@ -157,7 +159,7 @@ class PictureFolder:
     def read(self, stem: str) -> Reading:
         """See `Source`."""
         data = self.files[stem].read_bytes()
-        picture, altered = decode_result(data)
+        picture, altered = decode_exactly(data)
         return Reading(picture, hashlib.sha256(data).hexdigest(), altered)
 
 
@@ -182,6 +184,11 @@ class RestoredInputs:
         """See `Source`."""
         return self.inputs.stems
 
+    @property
+    def ignored(self) -> Sequence[str]:
+        """See `Source`."""
+        return self.inputs.ignored
+
     def usual_side(self, stems: Sequence[str]) -> int | None:
         """See `Source`; a model gives one size."""
         for stem in stems:
@@ -201,33 +208,10 @@ class RestoredInputs:
         except PictureError as error:
             raise PictureError(f"its input: {error}") from error
         [restored] = self.restore(poor.picture[None])
-        return Reading(restored, hashlib.sha256(encode_png(restored)).hexdigest(), poor.altered)
-
-
-def decode_result(data: bytes) -> tuple[Picture, str]:
-    """A picture to be measured, uint8 [H, W, 3] RGB, and what was done to it ("" = nothing).
-
-    Raises:
-        PictureError: damaged, no picture, transparent in places, or of 16 bits that 8 do not hold.
-    """
-    picture = decode_photo(data)
-    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if stored is None:
-        raise PictureError("a kind of picture whose depth cannot be told; save it as 8-bit PNG")
-    notes = []
-    if stored.dtype != np.uint8:
-        if stored.dtype != np.uint16 or (stored % 257).any():
-            raise PictureError(
-                f"{8 * stored.dtype.itemsize} bits a channel: 8 do not hold them; save it anew"
-            )
-        notes.append("16 bits that are 8 bits")
-    if stored.ndim == 3 and stored.shape[2] == 4:
-        if (stored[..., 3] != np.iinfo(stored.dtype).max).any():
-            raise PictureError("transparent in places: flatten it on the ground that was meant")
-        notes.append("opaque alpha dropped")
-    if stored.ndim == 2:
-        notes.append("grey to RGB")
-    return picture, "; ".join(notes)
+        notes = [f"input: {poor.altered}"] if poor.altered else []
+        if width != (side := restored.shape[1]):
+            notes.append(f"input resized from {width} to {side} pixels")
+        return Reading(restored, hashlib.sha256(encode_png(restored)).hexdigest(), "; ".join(notes))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ from cfpp.objectives.face_embedding import arcface_network
 
 Domain = Literal["procedural", "folder"]
 
+LEAST_NUMBERS = 64  # of an embedding; published embedders of faces give 128 and more
+_LANDMARKS = 136  # numbers of 68 points: a network that gives these is a detector of landmarks
+
 
 class IdentityEmbedder(Protocol):
     """Says who is in a picture; the cosine of two embeddings is their likeness."""
@@ -57,7 +60,7 @@ class OnnxIdentity:
     ((x - 127.5) / 127.5).
 
     Args:
-        path: .onnx file, [n, 3, H, W] float32 in, [n, D] out.
+        path: .onnx file, [n, 3, H, W] float32 in, [n, D] out, D of `LEAST_NUMBERS` or more.
         name: what reports call it.
 
     Raises:
@@ -75,6 +78,12 @@ class OnnxIdentity:
         sphereface = self._network.side == (112, 96)
         self._template = SPHEREFACE_TEMPLATE if sphereface else ARCFACE_TEMPLATE
         self._scale = 128.0 if sphereface else 127.5
+        shape = self._network.run(np.zeros((1, 3, *self._network.side), np.float32)).shape
+        if len(shape) != 2 or shape[1] < LEAST_NUMBERS or shape[1] == _LANDMARKS:
+            raise ExternalFileError(
+                f"{path}: gives {list(shape)} of a face; an embedder gives [1, D], D of {LEAST_NUMBERS} or "
+                f"more and not {_LANDMARKS}, which are 68 landmarks; name another file"
+            )
 
     def embed(self, pictures: np.ndarray, landmarks5: np.ndarray | None = None) -> np.ndarray:
         """See `IdentityEmbedder`.
@@ -85,8 +94,6 @@ class OnnxIdentity:
         """
         crops = _crops(pictures, landmarks5, self._template, self._network.side)
         embeddings = self._network.run((crops.transpose(0, 3, 1, 2) - np.float32(127.5)) / self._scale)
-        if embeddings.ndim != 2:
-            raise ExternalFileError(f"{self._network.path}: gives {embeddings.shape}, expected [n, D]")
         return _unit(embeddings, self.name)
 
 

@@ -127,7 +127,7 @@ class Instruments:
             Metric name to float64 [B].
 
         Raises:
-            MetricError: a metric is not defined on one of them.
+            MetricError, PerceptualError: a metric is not defined on one of them.
         """
         return self._against(self._see(pictures), self._see(truth))
 

@@ -141,8 +141,10 @@ def texture_ratio(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
     """High-frequency energy of each picture divided by that of its reference.
 
     Energy = variance of luminance (BT.601) minus its Gaussian blur with sigma = side / 64, so the same
-    share of the face counts at every size. 1 is as much fine detail as the reference, whether or not in
-    the right place; a blurred picture is near 0.
+    share of the face counts at every size. 1 is as much of it as the reference has, whether or not in the
+    right place, and whether or not it is detail: noise and the blocks of JPEG count as well, so that the
+    figure is to be read beside a perceptual distance. It falls slowly with blur: of photographs of 512
+    pixels a Gaussian of sigma 1, 2, 3 pixels leaves 0.78, 0.55, 0.39; JPEG of quality 10 leaves 0.89 to 1.04.
 
     Args:
         pictures: uint8 [B, S, S, 3].

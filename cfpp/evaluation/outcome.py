@@ -10,8 +10,8 @@ import pandas as pd
 
 from cfpp.evaluation.bootstrap import Bootstrap
 from cfpp.evaluation.contest import REFERENCE, Contest, LeftOut, Tally, measure
-from cfpp.evaluation.distributions import InceptionFeatures, set_distance
-from cfpp.evaluation.folders import FoldersError, PictureFolder, Source
+from cfpp.evaluation.distributions import InceptionFeatures, SetError, set_distance
+from cfpp.evaluation.folders import FoldersError, Source
 from cfpp.evaluation.measure import Instruments
 from cfpp.evaluation.metrics import METRICS
 from cfpp.evaluation.table import differences, means
@@ -49,24 +49,29 @@ def hold(
 
     Raises:
         FoldersError: nothing is left to measure, or nothing to measure with.
-        SetError: too few pictures for FID and KID.
     """
+    if contest.reference is None:
+        inception = Unavailable("needs --reference, a folder of real faces")
     missing = instruments.unavailable()
-    if contest.truth is None and "niqe" in missing and not _has_sets(contest, inception):
+    if contest.truth is None and "niqe" in missing and isinstance(inception, Unavailable):
         raise FoldersError(
             f"nothing can be measured without --truth: niqe {missing['niqe']}; FID and KID want --reference"
         )
-    seeing = None if contest.reference is None or isinstance(inception, Unavailable) else inception
-    tally = measure(contest, instruments, seeing, batch_size)
+    tally = measure(
+        contest, instruments, None if isinstance(inception, Unavailable) else inception, batch_size
+    )
     rows = pd.concat(tally.frames, ignore_index=True) if tally.frames else pd.DataFrame()
     names = [entrant.name for entrant in contest.entrants]
     pairs = [(name, names[0]) for name in names[1:]]
+    distances = inception if isinstance(inception, Unavailable) else _distances(names, tally, bootstrap.seed)
+    if rows.empty and isinstance(distances, Unavailable):
+        raise FoldersError(f"nothing can be measured without --truth; FID and KID: {distances.reason}")
     summary = {
         "restorers": means(rows, bootstrap, names) if len(rows) else {},
         "differences": differences(rows, bootstrap, pairs) if len(rows) else {},
-        "distributions": _distances(names, tally, bootstrap.seed),
-        "instruments": _instruments(contest, instruments, inception),
-        "unavailable": _unavailable(contest, instruments, inception),
+        "distributions": {} if isinstance(distances, Unavailable) else distances,
+        "instruments": _instruments(contest, instruments, distances),
+        "unavailable": _unavailable(contest, instruments, distances),
         "left_out": {"count": len(tally.left_out), "pictures": [asdict(fault) for fault in tally.left_out]},
         "not_common": {name: list(stems) for name, stems in contest.faces.surplus.items()},
         "altered": tally.altered,
@@ -76,19 +81,18 @@ def hold(
     return Outcome(rows, summary, tuple(tally.faces), tuple(tally.left_out))
 
 
-def _distances(names: Sequence[str], tally: Tally, seed: int) -> dict[str, Any]:
-    """Restorer to FID and KID; none without the features of a reference."""
+def _distances(names: Sequence[str], tally: Tally, seed: int) -> dict[str, Any] | Unavailable:
+    """Restorer to FID and KID; or why the sets have none, which is no reason to withhold the rest."""
     if REFERENCE not in tally.features:
-        return {}
+        return Unavailable("no picture of the reference can be used")
     reference = np.concatenate(tally.features[REFERENCE])
-    return {
-        name: asdict(set_distance(np.concatenate(tally.features[name]), reference, seed=seed))
-        for name in names
-    }
-
-
-def _has_sets(contest: Contest, inception: InceptionFeatures | Unavailable) -> bool:
-    return contest.reference is not None and not isinstance(inception, Unavailable)
+    try:
+        return {
+            name: asdict(set_distance(np.concatenate(tally.features[name]), reference, seed=seed))
+            for name in names
+        }
+    except SetError as error:
+        return Unavailable(str(error))
 
 
 def _applicable(contest: Contest) -> set[str]:
@@ -98,26 +102,24 @@ def _applicable(contest: Contest) -> set[str]:
 
 
 def _instruments(
-    contest: Contest, instruments: Instruments, inception: InceptionFeatures | Unavailable
+    contest: Contest, instruments: Instruments, distances: dict[str, Any] | Unavailable
 ) -> dict[str, str]:
     names = {name: tool for name, tool in instruments.names().items() if name in _applicable(contest)}
-    if not _has_sets(contest, inception):
+    if isinstance(distances, Unavailable):
         return names
     return names | dict.fromkeys(_SETS, INCEPTION[0].label)
 
 
 def _unavailable(
-    contest: Contest, instruments: Instruments, inception: InceptionFeatures | Unavailable
+    contest: Contest, instruments: Instruments, distances: dict[str, Any] | Unavailable
 ) -> dict[str, str]:
     """Metric to the reason why it is not in the table."""
     applicable = _applicable(contest)
     reasons = {name: why for name, why in instruments.unavailable().items() if name in applicable}
     if contest.truth is None:
         reasons |= {metric.name: "needs --truth" for metric in METRICS if metric.against == "I_HQ"}
-    if contest.reference is None:
-        reasons |= dict.fromkeys(_SETS, "needs --reference, a folder of real faces")
-    elif isinstance(inception, Unavailable):
-        reasons |= dict.fromkeys(_SETS, inception.reason)
+    if isinstance(distances, Unavailable):
+        reasons |= dict.fromkeys(_SETS, distances.reason)
     return reasons
 
 
@@ -131,7 +133,7 @@ def _measured(contest: Contest, tally: Tally) -> dict[str, Any]:
         lines = sorted(tally.digests.get(source.name, []), key=lambda line: line.split("  ", 1)[1])
         digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
         found[source.name] = {"origin": source.origin, "n": len(lines), "sha256": digest}
-        if isinstance(source, PictureFolder) and source.ignored:
+        if source.ignored:
             found[source.name]["ignored"] = list(source.ignored)
     return found
 

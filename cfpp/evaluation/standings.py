@@ -23,7 +23,8 @@ def table(summary: Mapping[str, Any]) -> str:
     """Means, and differences from the baseline, with intervals; and what is missing, as plain text."""
     names = list(summary["about"]["restorers"])
     about = summary["about"]
-    lines = [f"{about['faces']} faces of {about['people']} people, {about['size']} x {about['size']} pixels"]
+    faces, people = counted(about["faces"], "face"), counted(about["people"], "person", "people")
+    lines = [f"{faces} of {people}, {about['size']} x {about['size']} pixels"]
     restorers = summary["restorers"]
     rows = [
         [f"{_heading(metric)}", *(_cell(restorers[name].get(metric.name)) for name in names)]
@@ -45,6 +46,11 @@ def table(summary: Mapping[str, Any]) -> str:
         ]
     lines += ["", *_notes(summary)]
     return "\n".join(lines)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """1 face, 2 faces; `many` where that is not `one` and an s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _heading(metric: Metric) -> str:
@@ -112,6 +118,9 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     notes += [f"Not computed: {', '.join(names)}: {reason}" for reason, names in missing.items()]
     for source, stems in summary["not_common"].items():
         notes.append(f"Only in {source}, not measured: {len(stems)}, such as {stems[0]}.")
+    for source, facts in summary["measured"].items():
+        if ignored := facts.get("ignored"):
+            notes.append(f"Ignored in {source}: {len(ignored)}, such as {ignored[0]}.")
     for source, pictures in summary["altered"].items():
         first, what = next(iter(pictures.items()))
         notes.append(f"Altered in {source}: {len(pictures)}, such as {first} ({what}).")

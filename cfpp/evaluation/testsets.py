@@ -15,7 +15,7 @@ from cfpp.data.align import AlignError, align
 from cfpp.data.degradation import apply, draw
 from cfpp.data.draws import generator
 from cfpp.data.folder import Listing, list_faces, place_of_face
-from cfpp.data.pictures import Picture, PictureError, decode_photo, encode_png, resize_square
+from cfpp.data.pictures import Picture, PictureError, decode_exactly, encode_png, resize_square
 from cfpp.data.split import FaceRef
 from cfpp.errors import MendableError
 from cfpp.files import replacing
@@ -41,16 +41,22 @@ class TestSet:
     """What was made.
 
     Attributes:
-        faces: number of faces.
-        left_out: relative path of each file, or face of it, that gave nothing, and the reason.
-        altered: relative path of each file that was cropped to its central square, and its size.
+        files: number of files that were read.
+        faces: number of faces that were written.
+        left_out: relative path of each file that gave no face, and the reason.
+        faces_left_out: path and number of each face that was found and not written, and the reason.
+        altered: relative path of each file that is not written as it was read, and what was done to it.
+        ignored: relative paths of all that is no picture by its suffix.
     """
 
     __test__ = False
 
+    files: int
     faces: int
     left_out: dict[str, str]
+    faces_left_out: dict[str, str]
     altered: dict[str, str]
+    ignored: tuple[str, ...]
 
 
 def make_synthetic(
@@ -60,7 +66,7 @@ def make_synthetic(
 
     Writes out/hq/{key}.png, out/lq/{key}.png and out/testset.json. The pipeline degrades a held-out face of
     the same key, seed, size and range in the same way. A picture that is not square loses its margins, and
-    is named.
+    is named. What `decode_exactly` refuses is left out, and so is a picture of one colour.
 
     Args:
         folder: aligned clean faces, searched recursively.
@@ -71,24 +77,26 @@ def make_synthetic(
         size: side of the faces, pixels.
 
     Raises:
-        TestSetError: `out` holds something, or no face can be used.
-        FolderError: no such folder, or no pictures in it.
+        TestSetError: no such folder, `out` holds something or lies in it, or no face can be used.
+        FolderError: no pictures in it.
     """
-    listing = list_faces(folder)
-    _make_room(out)
+    listing = _list(folder, out)
     left_out, altered, entries = dict[str, str](), dict[str, str](), dict[str, Any]()
     bar = progress_bar(len(listing.faces), "degrade", "face")
     for face in listing.faces:
         bar.update(1)
         try:
-            photo = _read(folder, face)
+            photo, note = _read(folder, face)
+            clean = resize_square(photo, size)
+            if (clean == clean[0, 0]).all():
+                raise PictureError("one flat colour, no face")
         except (PictureError, OSError) as error:
             left_out[face.source] = str(error)
             continue
         height, width = photo.shape[:2]
-        if height != width:
-            altered[face.source] = f"central square of {width} x {height} pixels"
-        clean = resize_square(photo, size)
+        cropped = f"central square of {width} x {height} pixels" if height != width else ""
+        if notes := [text for text in (note, cropped) if text]:
+            altered[face.source] = "; ".join(notes)
         rng = generator(seed, "degradation", face.key, 0)
         drawn = draw(limits, rng)
         poor = apply(clean, drawn, rng, kernel_size=kernel_size)
@@ -100,9 +108,9 @@ def make_synthetic(
             "lq_sha256": _write(out / "lq" / f"{face.key}.png", poor),
         }
     bar.close()
-    made = TestSet(len(entries), left_out, altered)
+    made = TestSet(len(listing.faces), len(entries), left_out, {}, altered, listing.ignored)
     facts = {"kind": "synthetic", "seed": seed, "range": asdict(limits), "kernel_size": kernel_size}
-    return _finish(out, facts | {"size": size}, entries, made, listing)
+    return _finish(out, facts | {"size": size}, entries, made)
 
 
 def align_photographs(
@@ -111,7 +119,8 @@ def align_photographs(
     """The faces of raw photographs (LFW-, WebPhoto-, WIDER-Test), aligned to the FFHQ template.
 
     Writes out/{key}_{n:02d}.png, n = 0 for the largest face of a photograph, and out/testset.json with the
-    landmarks, the score and the matrix of each. Photographs are turned upright by their EXIF orientation.
+    landmarks, the score and the matrix of each. Photographs are turned upright by their EXIF orientation;
+    what `decode_exactly` refuses is left out.
 
     Args:
         photographs: a folder, searched recursively; where it holds `whole_imgs`, that one.
@@ -121,8 +130,9 @@ def align_photographs(
         confidence: least score of a face, 0 to 1.
 
     Raises:
-        TestSetError: `out` holds something, no photograph shows a face, or the faces are aligned already.
-        FolderError: no such folder, or no pictures in it.
+        TestSetError: no such folder, `out` holds something or lies in it, no photograph shows a face, or the
+            faces are aligned already.
+        FolderError: no pictures in it.
     """
     if (photographs / WHOLE).is_dir():
         photographs = photographs / WHOLE
@@ -130,33 +140,38 @@ def align_photographs(
         raise TestSetError(
             f"{photographs / CROPPED}: these faces are aligned already; give them to cfpp evaluate --inputs"
         )
-    listing = list_faces(photographs)
-    _make_room(out)
-    left_out, entries = dict[str, str](), dict[str, Any]()
+    listing = _list(photographs, out)
+    left_out, faces_left_out, altered = dict[str, str](), dict[str, str](), dict[str, str]()
+    entries = dict[str, Any]()
     bar = progress_bar(len(listing.faces), "align", "photograph")
     for photograph in listing.faces:
         bar.update(1)
         try:
-            picture = _read(photographs, photograph)
+            picture, note = _read(photographs, photograph)
         except (PictureError, OSError) as error:
             left_out[photograph.source] = str(error)
             continue
         found = detector.detect(picture, confidence)
-        if not len(found):
-            left_out[photograph.source] = f"no face found with a confidence of {confidence:g} or more"
+        cut = dict[int, tuple[Picture, dict[str, Any]]]()
+        why = f"no face found with a confidence of {confidence:g} or more"
         for number in range(len(found)):
             try:
-                face, facts = _cut(picture, found, number, size)
+                cut[number] = _cut(picture, found, number, size)
             except AlignError as error:
-                left_out[f"{photograph.source}, face {number}"] = str(error)
-                continue
+                faces_left_out[f"{photograph.source}, face {number}"] = str(error)
+                why = f"no face that can be used; face {number}: {error}"
+        if not cut:
+            left_out[photograph.source] = why
+        elif note:
+            altered[photograph.source] = note
+        for number, (face, facts) in cut.items():
             key = f"{photograph.key}_{number:02d}"
             sha256 = _write(out / f"{key}.png", face)
             entries[key] = {"source": photograph.source, "sha256": sha256} | facts
     bar.close()
-    made = TestSet(len(entries), left_out, {})
+    made = TestSet(len(listing.faces), len(entries), left_out, faces_left_out, altered, listing.ignored)
     facts = {"kind": "aligned", "detector": detector.name, "confidence": confidence, "size": size}
-    return _finish(out, facts, entries, made, listing)
+    return _finish(out, facts, entries, made)
 
 
 def _cut(picture: Picture, found: Faces, number: int, size: int) -> tuple[Picture, dict[str, Any]]:
@@ -175,14 +190,23 @@ def _cut(picture: Picture, found: Faces, number: int, size: int) -> tuple[Pictur
     }
 
 
-def _read(folder: Path, face: FaceRef) -> Picture:
-    return decode_photo(read_bytes(place_of_face(folder, face.source)))
+def _read(folder: Path, face: FaceRef) -> tuple[Picture, str]:
+    return decode_exactly(read_bytes(place_of_face(folder, face.source)))
 
 
-def _make_room(out: Path) -> None:
+def _list(folder: Path, out: Path) -> Listing:
+    """The pictures of a folder, and room for what is made of them."""
+    if not folder.is_dir():
+        raise TestSetError(f"{folder}: no such folder")
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise TestSetError(
+            f"{out}: lies in {folder}, which is searched for pictures; name a folder elsewhere"
+        )
+    listing = list_faces(folder)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TestSetError(f"{out}: is there already; name a new folder, or remove this one first")
     out.mkdir(parents=True, exist_ok=True)
+    return listing
 
 
 def _write(path: Path, picture: Picture) -> str:
@@ -193,20 +217,28 @@ def _write(path: Path, picture: Picture) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _finish(
-    out: Path, facts: dict[str, Any], entries: dict[str, Any], made: TestSet, listing: Listing
-) -> TestSet:
+def _finish(out: Path, facts: dict[str, Any], entries: dict[str, Any], made: TestSet) -> TestSet:
     """Writes testset.json; says what was left out."""
-    for source, reason in made.left_out.items():
+    for source, reason in (made.left_out | made.faces_left_out).items():
         log.warning("left out: %s: %s", source, reason)
-    counts = {"files": len(listing.faces), "faces": made.faces, "left_out": len(made.left_out)}
-    named = {"left_out": made.left_out, "altered": made.altered, "ignored": listing.ignored}
+    counts = {
+        "files": made.files,
+        "faces": made.faces,
+        "left_out": len(made.left_out),
+        "faces_left_out": len(made.faces_left_out),
+    }
+    named = {
+        "left_out": made.left_out,
+        "faces_left_out": made.faces_left_out,
+        "altered": made.altered,
+        "ignored": made.ignored,
+    }
     text = json.dumps(facts | {"counts": counts, "faces": entries} | named, indent=1, sort_keys=True)
     with replacing(out / FACTS) as path:
         path.write_text(text + "\n", encoding="utf-8")
     if not made.faces:
         first = next(iter(made.left_out.items()))
         raise TestSetError(
-            f"{out}: no face of {len(listing.faces)} files; {first[0]}: {first[1]}; {out / FACTS} lists all"
+            f"{out}: no face of {made.files} files; {first[0]}: {first[1]}; {out / FACTS} lists all"
         )
     return made

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cfpp.errors import MendableError
 from cfpp.models.catalogue import LPIPS_ALEX, LPIPS_SQUEEZE, LPIPS_VGG
 from cfpp.models.external import ExternalFile, find_external, load_state
 
@@ -29,6 +30,13 @@ LPIPS_FILES: Mapping[Backbone, tuple[ExternalFile, ...]] = {
     "squeeze": LPIPS_SQUEEZE,
 }
 """The files that hold each backbone, the published one first."""
+
+# Pixels a side; of a smaller picture the backbone's pooling leaves nothing to its last layers.
+_LEAST_SIDE: Mapping[Backbone, int] = {"alex": 31, "vgg": 16, "squeeze": 17}
+
+
+class PerceptualError(MendableError, ValueError):
+    """Pictures too small for a distance; the message says how large they must be."""
 
 
 class Perceptual(nn.Module, ABC):
@@ -45,6 +53,9 @@ class Perceptual(nn.Module, ABC):
 
         Returns:
             [B], 0 or more, float32 (computed outside autocast).
+
+        Raises:
+            PerceptualError: pictures too small for it.
         """
         if a.shape != b.shape or a.dim() != 4 or a.shape[1] != 3:
             raise ValueError(f"expected two [B, 3, H, W], found {tuple(a.shape)} and {tuple(b.shape)}")
@@ -117,7 +128,7 @@ class NLPD(Perceptual):
         side = min(pictures.shape[-2:])
         count = min(len(self._CONSTANTS), int(math.log2(side)))
         if count < 2:
-            raise ValueError(f"NLPD needs a side of 4 pixels or more, found {side}")
+            raise PerceptualError(f"NLPD needs sides of 4 pixels or more, found {side}")
         current = ((pictures + 1) / 2 * self.luminance).sum(dim=1, keepdim=True)
         pyramid = []
         for _ in range(count - 1):
@@ -154,6 +165,7 @@ class LPIPS(Perceptual):
         import lpips  # ten seconds to import, and only needed with weights
 
         self.name = name
+        self._least_side = _LEAST_SIDE[backbone]
         with warnings.catch_warnings(), torch.random.fork_rng():
             warnings.simplefilter("ignore", UserWarning)
             # pnet_rand: no download; the random backbone is overwritten below, whole.
@@ -169,6 +181,10 @@ class LPIPS(Perceptual):
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """[B]; see the class."""
+        if (side := min(a.shape[-2:])) < self._least_side:
+            raise PerceptualError(
+                f"{self.name} needs sides of {self._least_side} pixels or more, found {side}"
+            )
         values: Tensor = self.net(a, b)
         return values.flatten()
 

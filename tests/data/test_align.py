@@ -96,6 +96,11 @@ def test_beyond_the_photograph_lies_the_ground() -> None:
     assert (face[(where[:, 0] > 3).reshape(128, 128) & (where[:, 1] > 3).reshape(128, 128)] == 255).all()
 
 
+def test_the_ground_is_that_of_facexlib() -> None:
+    # facexlib/utils/face_restoration_helper.py, borderValue, of pictures in BGR
+    assert GROUND[::-1] == (135, 133, 132)
+
+
 def test_a_photograph_wider_than_opencv_warps_is_aligned() -> None:
     long = np.zeros((200, 40_000, 3), np.uint8)
     long[:, 39_000:] = 200

@@ -1,6 +1,7 @@
 """Any photo becomes upright 8-bit RGB, and pictures survive PNG and tensors unchanged."""
 
 import io
+import zlib
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from PIL import Image
 from cfpp.data.pictures import (
     PictureError,
     decode,
+    decode_exactly,
     decode_grey,
     decode_photo,
     encode_png,
@@ -20,6 +22,8 @@ from cfpp.data.pictures import (
     to_tensor,
 )
 from tests.data.picture_makers import colours, png_header
+
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -91,6 +95,93 @@ def test_exif_orientation_is_honoured() -> None:
     exif[0x0112] = 6  # stored turned left: show it turned right
     data = saved(Image.fromarray(np.rot90(picture)), "PNG", exif=exif)
     assert (decode_photo(data) == picture).all()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """By Pillow, uint8; or by OpenCV, uint16."""
+    if pixels.dtype == np.uint16:
+        return bytes(cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)[1])
+    return saved(Image.fromarray(pixels), "PNG")
+
+
+def with_alpha(colours: np.ndarray, alpha: int) -> np.ndarray:
+    """Opaque but for one pixel."""
+    pixels = np.dstack([colours, np.full(colours.shape[:2], 255, np.uint8)])
+    pixels[3, 5, -1] = alpha
+    return pixels
+
+
+def turned(kind: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned left: show it turned right
+    return saved(Image.fromarray(np.rot90(NOISE)), kind, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("data", "note"),
+    [
+        (encode_png(NOISE), ""),
+        (png(with_alpha(NOISE, 255)), "opaque alpha dropped"),
+        (png(NOISE.astype(np.uint16) * 257), "16 bits that are 8 bits"),
+        (
+            cv2.imencode(".tiff", NOISE[..., ::-1].astype(np.uint16) * 257)[1].tobytes(),
+            "16 bits that are 8 bits",
+        ),
+        (turned("PNG"), "turned upright by EXIF"),
+        (saved(Image.fromarray(NOISE), "PNG", exif=Image.Exif()), ""),
+    ],
+)
+def test_what_has_one_meaning_is_read_to_the_pixel(data: bytes, note: str) -> None:
+    picture, altered = decode_exactly(data)
+    np.testing.assert_array_equal(picture, NOISE)
+    assert altered == note
+
+
+def test_what_becomes_rgb_is_said_to() -> None:
+    picture, altered = decode_exactly(png(NOISE[..., 0]))
+    assert (picture == NOISE[..., :1]).all()
+    assert altered == "grey to RGB"
+    _, altered = decode_exactly(png(with_alpha(NOISE[..., :1], 255)))
+    assert altered == "opaque alpha dropped; grey to RGB"
+    _, altered = decode_exactly(saved(Image.fromarray(NOISE).convert("CMYK"), "JPEG"))
+    assert altered == "CMYK to RGB"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (png(with_alpha(NOISE, 254)), "transparent in places"),
+        (png(with_alpha(NOISE[..., :1], 254)), "transparent in places"),
+        (saved(Image.fromarray(with_alpha(NOISE[..., :1], 254)), "TIFF"), "transparent in places"),
+        (
+            saved(Image.fromarray(NOISE[..., 0]), "PNG", transparency=int(NOISE[0, 0, 0])),
+            "transparent in places",
+        ),
+        (
+            saved(Image.fromarray(NOISE), "PNG", transparency=tuple(map(int, NOISE[0, 0]))),
+            "transparent in places",
+        ),
+        (saved(Image.fromarray(NOISE).quantize(64), "PNG", transparency=bytes(64)), "transparent in places"),
+        (png(with_alpha(NOISE, 254).astype(np.uint16) * 257), "transparent in places"),
+        (png(NOISE.astype(np.uint16) * 257 + 1), "16 bits a channel"),
+        (png(NOISE[..., 0].astype(np.uint16) * 256), "16 bits a channel"),
+        (png(NOISE)[:200], "truncated"),
+        (b"", "empty file"),
+        (b"GIF89a and so on", "not a picture"),
+    ],
+)
+def test_what_has_not_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(PictureError, match=reason):
+        decode_exactly(data)
+
+
+def test_a_transparent_colour_of_16_bits_is_refused() -> None:
+    data = png(NOISE[..., 0].astype(np.uint16) * 257)
+    chunk = b"tRNS" + int(NOISE[0, 0, 0]).to_bytes(1, "big") * 2
+    packed = (2).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    start = data.index(b"IDAT") - 4
+    with pytest.raises(PictureError, match="16 bits with a transparent colour"):
+        decode_exactly(data[:start] + packed + data[start:])
 
 
 @pytest.mark.parametrize(

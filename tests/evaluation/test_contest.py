@@ -166,6 +166,29 @@ def test_a_picture_at_fault_costs_every_restorer_that_face_and_is_named(
     assert "2 faces of 2 people" in text
 
 
+@pytest.mark.parametrize("flat", [7, 255])
+def test_a_truth_without_texture_is_booked_on_the_truth_and_once(
+    root: Path, instruments: Instruments, flat: int
+) -> None:
+    (root / "truth/bob_1.png").write_bytes(encode_png(np.full((SIDE, SIDE, 3), flat, np.uint8)))
+    outcome = measured(contest(root), instruments)
+    assert [(fault.stem, fault.source) for fault in outcome.left_out] == [("bob_1", "truth")]
+    assert "flat: it has no texture" in outcome.left_out[0].reason
+    assert outcome.faces == tuple(stem for stem in STEMS if stem != "bob_1")
+    # a truth that does bear comparison is not blamed for a restorer's picture
+    (root / "truth/bob_1.png").write_bytes(encode_png(truth_of("bob_1")))
+    (root / "good/bob_1.png").write_bytes(encode_png(np.zeros((SIDE, SIDE, 3), np.uint8)))
+    outcome = measured(contest(root), instruments)
+    assert [(fault.stem, fault.source) for fault in outcome.left_out] == [("bob_1", "good")]
+
+
+def test_pictures_too_small_for_a_metric_are_left_out_by_name(root: Path, instruments: Instruments) -> None:
+    for path in root.glob("*/*.png"):
+        path.write_bytes(encode_png(truth_of(path.stem)[:10, :10]))
+    with pytest.raises(FoldersError, match=r"none of 6 .*; ann_0 of truth: SSIM needs sides of 11"):
+        measured(contest(root, size=10), instruments)
+
+
 def test_with_nothing_left_it_says_why(root: Path, instruments: Instruments) -> None:
     for stem in STEMS:
         (root / f"good/{stem}.png").write_bytes(b"")
@@ -196,6 +219,7 @@ def test_one_picture_or_one_person_bears_no_interval(root: Path, instruments: In
     figure = summary["differences"]["good-bad"]["psnr"]
     assert (figure["low"], figure["high"], figure["n"]) == (None, None, kept)
     text = table(summary)
+    assert text.startswith(f"{kept} face{'s' if kept > 1 else ''} of 1 person, ")
     assert "[-]" in text
     assert ("One picture bears no interval" in text) == (kept == 1)
     assert ("Pictures of one person bear no interval" in text) == (kept == 2)
@@ -226,6 +250,36 @@ def test_fid_and_kid_compare_with_the_reference(root: Path, instruments: Instrum
     assert distances["good"]["fid"] == pytest.approx(expected, rel=1e-3, abs=1e-9)
     assert "FID and KID: 6 pictures against 6." in table(outcome.summary)
     assert "fid" not in outcome.summary["unavailable"]
+
+
+def test_sets_too_small_for_fid_do_not_cost_the_rest(root: Path, instruments: Instruments) -> None:
+    (root / "one").mkdir()
+    (root / "one/a.png").write_bytes(encode_png(truth_of("ann_0")))
+    (root / "one/b.gif").write_bytes(b"GIF89a")
+    few = measured(contest(root, reference="one"), instruments, Colours()).summary
+    for path in root.glob("*/*.png"):
+        if path.parent.name in ("truth", "good", "bad") and path.stem != "ann_0":
+            path.unlink()
+    single = measured(contest(root, reference="truth"), instruments, Colours()).summary
+    (root / "one/a.png").write_bytes(b"no")
+    none = measured(contest(root, reference="one"), instruments, Colours()).summary
+    for summary, reason in (
+        (few, "the reference set has 1 pictures; FID and KID need two or more"),
+        (single, "the set has 1 pictures; FID and KID need two or more"),
+        (none, "no picture of the reference can be used"),
+    ):
+        assert summary["distributions"] == {}
+        assert summary["unavailable"]["fid"].startswith(reason)
+        assert summary["unavailable"]["kid"] == summary["unavailable"]["fid"]
+        assert "fid" not in summary["instruments"]
+        assert summary["restorers"]["good"]["psnr"]["mean"] > 20
+        assert f"Not computed: fid, kid: {reason}" in table(summary)
+    assert "Ignored in reference: 1, such as b.gif." in table(few)
+    blind = replace(instruments, niqe=Unavailable("needs niqe_pris_params.npz"))
+    with pytest.raises(
+        FoldersError, match=r"nothing can be measured without --truth; FID and KID: the set has 1"
+    ):
+        measured(contest(root, truth=False, reference="truth"), blind, Colours())
 
 
 def test_a_broken_reference_picture_is_named_and_costs_no_face(root: Path, instruments: Instruments) -> None:

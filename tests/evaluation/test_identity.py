@@ -79,8 +79,9 @@ def test_the_template_of_arcface_is_that_of_sphereface_moved_by_the_wider_crop()
     ("shape", "scale"), [(("n", 3, 112, 96), 128), (("n", 3, 112, 112), 127.5), ((1, 3, 112, 112), 127.5)]
 )
 def test_the_input_of_the_network_says_crop_and_scale(
-    tmp_path: Path, shape: tuple[int | str, ...], scale: float
+    tmp_path: Path, shape: tuple[int | str, ...], scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(identity, "LEAST_NUMBERS", 3)
     (tmp_path / "net.onnx").write_bytes(mean_colour(shape))
     rng = np.random.default_rng(0)
     pictures = cv2.GaussianBlur(rng.integers(0, 256, (128, 128, 9)).astype(np.uint8), (0, 0), 9)
@@ -101,13 +102,23 @@ def test_a_network_that_is_no_embedder_is_an_error_that_names_it(tmp_path: Path)
         (mean_colour(("n", 3, 224, 224)), "takes 224 x 224 pixels; a face embedder takes"),
         (mean_colour(("n", 3, "h", "w")), r"expected one tensor\(float\) \[n, 3, H, W\]"),
         (mean_colour(("n", 1, 112, 112)), "expected one tensor"),
+        (
+            mean_colour(("n", 3, 112, 112)),
+            r"gives \[1, 3\] of a face; an embedder gives \[1, D\], D of 64 or",
+        ),
     ):
         path.write_bytes(content)
         with pytest.raises(ExternalFileError, match=rf"net\.onnx: .*{reason}"):
             OnnxIdentity(path, "tiny")
 
 
-def test_embeddings_without_a_length_are_an_error(tmp_path: Path) -> None:
+def test_a_detector_of_landmarks_is_no_embedder(shared: Path) -> None:
+    with pytest.raises(ExternalFileError, match=r"pfld_68\.onnx: gives \[1, 136\] .* 68 landmarks"):
+        OnnxIdentity(shared / "weights/pfld_68.onnx", "PFLD")
+
+
+def test_embeddings_without_a_length_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "LEAST_NUMBERS", 3)
     (tmp_path / "net.onnx").write_bytes(mean_colour(("n", 3, 112, 112)))
     embedder = OnnxIdentity(tmp_path / "net.onnx", "tiny")
     embedder._network.run = lambda inputs: np.zeros((len(inputs), 3))  # type: ignore[method-assign]
@@ -148,6 +159,7 @@ def test_arcface_comes_before_mobilefacenet_and_a_named_file_before_both(
     path, _ = arcface
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr(identity, "ARCFACE", (ExternalFile(path.name, digest, "ArcFace"),))
+    monkeypatch.setattr(identity, "LEAST_NUMBERS", 3)
     assert isinstance(choose_identity("folder", weights(path.parent), Probe()), ArcFace)
     (tmp_path / "own.onnx").write_bytes(mean_colour(("n", 3, 112, 112)))
     for domain in ("folder", "procedural"):

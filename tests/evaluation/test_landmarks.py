@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from facexlib.alignment import awing_arch, landmark_98_to_68
@@ -46,6 +47,23 @@ def test_pfld_finds_real_landmarks_at_every_size(
     small = np.stack([cv2.resize(p, (128, 128), interpolation=cv2.INTER_AREA) for p in pictures])
     again = (detector.detect(small) + 0.5) * 4 - 0.5
     assert np.linalg.norm(again - points, axis=2).mean() < 0.03 * span.mean()
+
+
+def test_pfld_reads_rgb(shared: Path, real_faces: tuple[np.ndarray, np.ndarray]) -> None:
+    path = shared / "weights/pfld_68.onnx"
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    side = session.get_inputs()[0].shape[2]
+    face = cv2.GaussianBlur(real_faces[0][0], (0, 0), 2)
+    face[..., 2] //= 3  # red light: no channel can stand for another
+    points = OnnxLandmarks(path, "PFLD").detect(face[None])[0]
+    crop = cv2.resize(
+        face[130:470, 86:426], (side, side), interpolation=cv2.INTER_AREA
+    )  # 340 about (256, 300)
+    inputs = crop.transpose(2, 0, 1)[None].astype(np.float32) / 255
+    [raw] = session.run(None, {session.get_inputs()[0].name: inputs})[:1]
+    assert points == pytest.approx(raw.reshape(68, 2) * 340 + [86, 130], abs=1e-3)
+    [swapped] = session.run(None, {session.get_inputs()[0].name: inputs[:, ::-1]})[:1]
+    assert np.abs(swapped - raw).max() > 0.001
 
 
 def test_a_moved_face_moves_its_landmarks(shared: Path, real_faces: tuple[np.ndarray, np.ndarray]) -> None:

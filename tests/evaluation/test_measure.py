@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from cfpp.config import WeightsParams
 from cfpp.data.pictures import to_tensor
@@ -15,7 +16,7 @@ from cfpp.evaluation.metrics import METRICS, landmark_error, psnr
 from cfpp.evaluation.niqe import Niqe
 from cfpp.evaluation.unavailable import Unavailable
 from cfpp.models.catalogue import LPIPS_ALEX
-from cfpp.objectives.perceptual import find_lpips
+from cfpp.objectives.perceptual import Perceptual, find_lpips
 
 Pictures = tuple[np.ndarray, np.ndarray]
 
@@ -68,6 +69,29 @@ def test_against_gives_what_each_instrument_gives(
     assert np.cos(np.radians(figures["angle"])) == pytest.approx(cosine, abs=1e-6)
     points = [instruments.landmarks.detect(batch) for batch in (blurred, truth)]
     assert figures["landmark_hq"] == pytest.approx(landmark_error(*points))
+
+
+class Constant(Perceptual):
+    """A distance that is its number, whatever it is shown."""
+
+    def __init__(self, number: float, name: str) -> None:
+        super().__init__()
+        self.number, self.name = number, name
+
+    def distance(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(a),), self.number)
+
+
+def test_each_backbone_has_its_column(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = {"squeeze": 1.0, "alex": 2.0, "vgg": 3.0}
+    monkeypatch.setattr(
+        measure, "find_lpips", lambda root, backbone: Constant(numbers[backbone], f"by {backbone}")
+    )
+    own = build_instruments("folder", WeightsParams(root="", identity="", landmarks=""))
+    figures = own.against(*pictures)
+    for column, backbone in (("lpips", "squeeze"), ("lpips_alex", "alex"), ("lpips_vgg", "vgg")):
+        assert figures[column].tolist() == [numbers[backbone]] * 3
+        assert own.names()[column] == f"by {backbone}"
 
 
 def test_measure_is_against_and_alone_and_the_landmarks_of_i_f(

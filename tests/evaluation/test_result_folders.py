@@ -1,71 +1,16 @@
 """Folders of results: what is read as it is, what is refused by name, and what they have in common."""
 
 import hashlib
-import io
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from cfpp.data.pictures import PictureError, encode_png
-from cfpp.evaluation.folders import FoldersError, PictureFolder, RestoredInputs, decode_result, match
+from cfpp.evaluation.folders import FoldersError, PictureFolder, RestoredInputs, match
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """By Pillow, uint8; or by OpenCV, uint16."""
-    if pixels.dtype == np.uint16:
-        return bytes(cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)[1])
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def with_alpha(alpha: int) -> np.ndarray:
-    pixels = np.dstack([NOISE, np.full(NOISE.shape[:2], 255, np.uint8)])
-    pixels[3, 5, 3] = alpha
-    return pixels
-
-
-@pytest.mark.parametrize(
-    ("data", "note"),
-    [
-        (encode_png(NOISE), ""),
-        (png(with_alpha(255)), "opaque alpha dropped"),
-        (png(NOISE.astype(np.uint16) * 257), "16 bits that are 8 bits"),
-        (cv2.imencode(".tiff", NOISE[..., ::-1].astype(np.uint16) * 257)[1].tobytes(), "16 bits that are 8"),
-    ],
-)
-def test_what_has_one_meaning_is_read_to_the_pixel(data: bytes, note: str) -> None:
-    picture, altered = decode_result(data)
-    np.testing.assert_array_equal(picture, NOISE)
-    assert altered.startswith(note)
-    assert bool(altered) == bool(note)
-
-
-def test_grey_is_said_to_be_grey() -> None:
-    picture, altered = decode_result(png(NOISE[..., 0]))
-    assert (picture == NOISE[..., :1]).all()
-    assert altered == "grey to RGB"
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (png(with_alpha(254)), "transparent in places"),
-        (png(NOISE.astype(np.uint16) * 257 + 1), "16 bits a channel"),
-        (png(NOISE[..., 0].astype(np.uint16) * 256), "16 bits a channel"),
-        (png(NOISE)[:200], "truncated"),
-        (b"", "empty file"),
-        (b"GIF89a and so on", "not a picture"),
-    ],
-)
-def test_what_has_not_is_refused(data: bytes, reason: str) -> None:
-    with pytest.raises(PictureError, match=reason):
-        decode_result(data)
 
 
 def folder(root: Path, name: str, stems: str, side: int = 24) -> PictureFolder:
@@ -143,7 +88,26 @@ def test_a_model_restores_its_inputs_one_by_one(tmp_path: Path) -> None:
     reading = model.read("a")
     np.testing.assert_array_equal(reading.picture, NOISE // 2 + 100)
     assert reading.sha256 == hashlib.sha256(encode_png(NOISE // 2 + 100)).hexdigest()
+    assert reading.altered == ""
     assert model.usual_side(["a", "b"]) == 24
-    (tmp_path / "lq/b.png").write_bytes(png(with_alpha(3)))
+    (tmp_path / "lq/b.png").write_bytes(encode_png(NOISE[:20]))
+    with pytest.raises(PictureError, match="its input: 24 x 20 pixels: not square"):
+        model.read("b")
+    Image.fromarray(NOISE).convert("RGBA").save(tmp_path / "lq/b.png")
+    assert model.read("b").altered == "input: opaque alpha dropped"
+    cutout = Image.fromarray(NOISE)
+    cutout.putalpha(3)
+    cutout.save(tmp_path / "lq/b.png")
     with pytest.raises(PictureError, match="its input: transparent"):
         model.read("b")
+
+
+def test_a_model_that_resizes_its_inputs_says_so(tmp_path: Path) -> None:
+    folder(tmp_path, "lq", "a")
+    (tmp_path / "lq/2.gif").write_bytes(b"GIF89a")
+    inputs = PictureFolder.open("input", tmp_path / "lq")
+    model = RestoredInputs("ours", "models", inputs, lambda pictures: pictures.repeat(2, 1).repeat(2, 2))
+    reading = model.read("a")
+    assert reading.altered == "input resized from 24 to 48 pixels"
+    assert reading.fitted(48, resize=False).altered == "input resized from 24 to 48 pixels"
+    assert model.ignored == ("2.gif",)

@@ -12,7 +12,6 @@ from PIL import Image
 
 from cfpp.config import Params, load_params
 from cfpp.data.align import scaled_template
-from cfpp.data.folder import FolderError
 from cfpp.data.pictures import decode, resize_square, save
 from cfpp.data.procedural.render import render
 from cfpp.evaluation.testsets import TestSetError, align_photographs, make_synthetic
@@ -79,7 +78,7 @@ def test_the_same_bytes_again_and_others_for_another_seed(
 def test_the_facts_account_for_every_file(folder: Path, params: Params, tmp_path: Path) -> None:
     out = synthetic(folder, tmp_path / "set", params)
     facts = json.loads((out / "testset.json").read_text())
-    assert facts["counts"] == {"files": 5, "faces": 4, "left_out": 1}
+    assert facts["counts"] == {"files": 5, "faces": 4, "left_out": 1, "faces_left_out": 0}
     assert list(facts["left_out"]) == ["cut.jpg"]
     assert facts["altered"] == {"deep/wide.png": "central square of 128 x 108 pixels"}
     assert facts["ignored"] == ["notes.txt"]
@@ -92,16 +91,41 @@ def test_the_facts_account_for_every_file(folder: Path, params: Params, tmp_path
         assert 4 <= face["degradation"]["downsample"] <= 30
 
 
+def test_the_truth_is_no_guess(folder: Path, params: Params, tmp_path: Path) -> None:
+    face = Image.fromarray(render(0, 0, 0, 128).picture)
+    grey = face.convert("L").crop((0, 0, 128, 100))
+    grey.save(folder / "grey.png")
+    face.putalpha(128)
+    face.save(folder / "half.png")
+    deep = np.full((128, 128), 1000, np.uint16)
+    deep[4] = 7
+    Image.fromarray(deep).save(folder / "deep.png")
+    save(folder / "flat.png", np.full((128, 128, 3), 90, np.uint8))
+    facts = json.loads((synthetic(folder, tmp_path / "set", params) / "testset.json").read_text())
+    assert facts["counts"] == {"files": 9, "faces": 5, "left_out": 4, "faces_left_out": 0}
+    assert facts["left_out"]["half.png"].startswith("transparent in places")
+    assert facts["left_out"]["deep.png"].startswith("16 bits a channel")
+    assert facts["left_out"]["flat.png"] == "one flat colour, no face"
+    assert facts["altered"]["grey.png"] == "grey to RGB; central square of 128 x 100 pixels"
+    assert {path.stem for path in (tmp_path / "set/hq").iterdir()} == {"p0", "p1", "p2", "wide", "grey"}
+
+
 def test_a_folder_in_use_and_one_without_faces_are_refused(
     folder: Path, params: Params, tmp_path: Path
 ) -> None:
+    for inside in (folder, folder / "set"):
+        with pytest.raises(TestSetError, match=r"lies in .*clean, which is searched"):
+            synthetic(folder, inside, params)
+    assert not (folder / "set").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").touch()
     with pytest.raises(TestSetError, match="is there already"):
-        synthetic(folder, folder, params)
+        synthetic(folder, tmp_path / "full", params)
     for path in [*folder.glob("*.png"), *folder.glob("deep/*.png")]:
         path.unlink()
     with pytest.raises(TestSetError, match=r"no face of 1 files; cut.jpg: .*testset.json lists all"):
         synthetic(folder, tmp_path / "set", params)
-    with pytest.raises(FolderError, match="no such folder"):
+    with pytest.raises(TestSetError, match=r"nowhere: no such folder$"):
         synthetic(tmp_path / "nowhere", tmp_path / "other", params)
 
 
@@ -131,18 +155,30 @@ def test_photographs_are_upright_and_their_faces_in_order(tmp_path: Path) -> Non
     (folder / "bob/0001.png").write_bytes(stream.getvalue())
     save(folder / "bob/0002.png", np.full((100, 100, 3), 90, np.uint8))
     (folder / "bob/0003.png").write_bytes(b"")
+    cutout = Image.fromarray(photograph)
+    cutout.putalpha(0)
+    cutout.save(folder / "bob/0004.png")
+    (folder / "bob/0005.gif").write_bytes(b"GIF89a")
     detector = FaceDetector(RedCorner(), "red corner")
     made = align_photographs(folder, tmp_path / "out", detector, size=64)
-    assert made.faces == 4
+    assert (made.files, made.faces) == (5, 4)
     assert made.left_out == {
-        "ann/0001.png, face 2": "under 16 pixels wide or high",
-        "bob/0001.png, face 2": "under 16 pixels wide or high",
         "bob/0002.png": "no face found with a confidence of 0.8 or more",
         "bob/0003.png": "empty file",
+        "bob/0004.png": "transparent in places: flatten it on the ground that was meant",
     }
+    assert made.faces_left_out == {
+        "ann/0001.png, face 2": "under 16 pixels wide or high",
+        "bob/0001.png, face 2": "under 16 pixels wide or high",
+    }
+    assert made.altered == {"bob/0001.png": "turned upright by EXIF"}
+    assert made.ignored == ("bob/0005.gif",)
     facts = json.loads((tmp_path / "out/testset.json").read_text())
     assert facts["detector"] == "red corner"
+    assert facts["counts"] == {"files": 5, "faces": 4, "left_out": 3, "faces_left_out": 2}
     assert facts["left_out"] == made.left_out
+    assert facts["faces_left_out"] == made.faces_left_out
+    assert facts["altered"] == made.altered
     by_source: dict[str, list[str]] = {}
     for key, face in facts["faces"].items():
         by_source.setdefault(face["source"], []).append(key)
@@ -152,6 +188,20 @@ def test_photographs_are_upright_and_their_faces_in_order(tmp_path: Path) -> Non
     assert first == second  # one stored upright, one by EXIF
     scales = [np.hypot(*np.array(facts["faces"][key]["matrix"])[:, 0]) for key in sorted(facts["faces"])]
     assert scales[0] < scales[1]  # the larger face, hence the smaller scale, comes first
+
+
+def test_a_file_whose_faces_are_all_too_small_gave_none(tmp_path: Path) -> None:
+    class Far:
+        def detect_faces(self, bgr: np.ndarray, confidence: float, overlap: float) -> np.ndarray:
+            return np.array([[20, 20, 28, 28, 0.9, *(scaled_template(8) + 20).ravel()]])
+
+    save(tmp_path / "photos/far.png", np.zeros((100, 100, 3), np.uint8))
+    with pytest.raises(
+        TestSetError, match=r"no face of 1 files; far\.png: no face that can be used; face 0: u"
+    ):
+        align_photographs(tmp_path / "photos", tmp_path / "out", FaceDetector(Far(), "far"))
+    facts = json.loads((tmp_path / "out/testset.json").read_text())
+    assert facts["counts"] == {"files": 1, "faces": 0, "left_out": 1, "faces_left_out": 1}
 
 
 def test_archives_give_their_whole_pictures_only(tmp_path: Path) -> None:

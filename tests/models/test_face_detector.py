@@ -75,6 +75,25 @@ def test_the_largest_face_comes_first(detector: FaceDetector, faces: list[np.nda
     assert (found.scores > 0.8).all()
 
 
+class Hasty:
+    """Stands in for the network: sees the red square, and points well in a close-up of 256 pixels only."""
+
+    def detect_faces(self, bgr: np.ndarray, confidence: float, overlap: float) -> np.ndarray:
+        y, x = np.nonzero((bgr[..., 2] > 200) & (bgr[..., 1] < 50))
+        left, top, right, bottom = x.min(), y.min(), x.max() + 1, y.max() + 1
+        points = TEMPLATE_512 * (right - left) / 512 + (left, top)
+        if max(bgr.shape[:2]) != 256:
+            points = points + 0.05 * (right - left)
+        return np.array([[left, top, right, bottom, 0.9, *points.ravel()]])
+
+
+def test_the_points_are_those_of_the_second_look() -> None:
+    picture = np.zeros((600, 800, 3), np.uint8)
+    picture[200:300, 500:600] = (255, 0, 0)
+    found = FaceDetector(Hasty(), "hasty").detect(picture)
+    assert found.points[0] == pytest.approx(TEMPLATE_512 * 100 / 512 + (500, 200), abs=1)  # else 5 pixels off
+
+
 def test_no_face_is_no_error(detector: FaceDetector) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     found = detector.detect(noise)

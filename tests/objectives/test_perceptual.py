@@ -12,7 +12,14 @@ from scipy import ndimage
 from cfpp.config import ParamsError
 from cfpp.models.external import ExternalFile, ExternalFileError
 from cfpp.objectives import perceptual
-from cfpp.objectives.perceptual import LPIPS, NLPD, Backbone, build_perceptual, find_lpips
+from cfpp.objectives.perceptual import (
+    LPIPS,
+    NLPD,
+    Backbone,
+    PerceptualError,
+    build_perceptual,
+    find_lpips,
+)
 
 
 def face_like(seed: int, side: int = 96) -> np.ndarray:
@@ -106,7 +113,7 @@ def test_nlpd_is_a_distance_with_usable_gradients() -> None:
 
 def test_nlpd_has_fewer_bands_on_small_pictures_and_refuses_the_tiny() -> None:
     assert [len(NLPD().bands(torch.zeros(1, 3, s, s))) for s in (64, 63, 32, 4)] == [6, 5, 5, 2]
-    with pytest.raises(ValueError, match="4 pixels"):
+    with pytest.raises(PerceptualError, match="4 pixels"):
         NLPD()(torch.zeros(1, 3, 3, 3), torch.zeros(1, 3, 3, 3))
     with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
         NLPD()(torch.zeros(1, 3, 64, 64), torch.zeros(2, 3, 64, 64))
@@ -169,6 +176,14 @@ def test_lpips_equals_its_definition_over_torchvisions_network(shared: Path) -> 
     assert not any(parameter.requires_grad for parameter in lpips.parameters())
 
 
+@pytest.fixture
+def _no_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of VGG16 the unused classifier is nine tenths of the weights: left unset, it costs nothing."""
+    monkeypatch.setattr(torch.nn.Linear, "reset_parameters", lambda layer: None)
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda tensor, *_, **__: tensor)
+
+
+@pytest.mark.usefixtures("_no_classifier")
 @pytest.mark.parametrize("backbone", ["alex", "vgg"])
 def test_lpips_on_other_backbones_equals_that_of_its_authors(
     tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
@@ -177,9 +192,6 @@ def test_lpips_on_other_backbones_equals_that_of_its_authors(
     import lpips
     import torchvision
 
-    # Of VGG16 the unused classifier is nine tenths of the weights: left unset, it costs nothing.
-    monkeypatch.setattr(torch.nn.Linear, "reset_parameters", lambda layer: None)
-    monkeypatch.setattr(torch.nn.init, "normal_", lambda tensor, *_: tensor)
     make = {"alex": torchvision.models.alexnet, "vgg": torchvision.models.vgg16}[backbone]
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -203,6 +215,27 @@ def test_lpips_on_other_backbones_equals_that_of_its_authors(
 def test_a_backbone_of_another_network_is_refused_with_what_it_lacks() -> None:
     with pytest.raises(ValueError, match=r"net: the file lacks slice1\.0\.weight and 9 more"):
         LPIPS("alex", {"layer1.weight": torch.zeros(1)}, "net")
+
+
+@pytest.mark.usefixtures("_no_classifier")
+@pytest.mark.parametrize(("backbone", "least"), [("alex", 31), ("vgg", 16), ("squeeze", 17)])
+def test_lpips_refuses_what_its_backbone_cannot_see(backbone: Backbone, least: int) -> None:
+    import torchvision
+
+    make = {
+        "alex": torchvision.models.alexnet,
+        "vgg": torchvision.models.vgg16,
+        "squeeze": torchvision.models.squeezenet1_1,
+    }[backbone]
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in make().state_dict().items() if k.startswith("features.")}
+    net = LPIPS(backbone, {key: torch.full(shape, 0.01) for key, shape in shapes.items()}, "net")
+    small, enough = torch.zeros(1, 3, least, least - 1), torch.zeros(1, 3, least, least)
+    assert net(enough, enough).item() == 0
+    with pytest.raises(
+        PerceptualError, match=f"net needs sides of {least} pixels or more, found {least - 1}"
+    ):
+        net(small, small)
 
 
 def test_lpips_without_its_backbone_is_none(shared: Path) -> None:
