@@ -14,12 +14,15 @@ from facexlib.alignment import awing_arch, landmark_98_to_68
 from cfpp.config import WeightsParams
 from cfpp.evaluation import landmarks
 from cfpp.evaluation.landmarks import (
+    MIRRORED,
     FaceAlignmentNetwork,
     OnnxLandmarks,
     ProbeLandmarks,
+    SteadyLandmarks,
     choose_landmarks,
     heat_peaks,
 )
+from cfpp.evaluation.metrics import landmark_error
 from cfpp.evaluation.unavailable import Unavailable
 from cfpp.models.external import ExternalFile, ExternalFileError
 from cfpp.models.probe import Probe
@@ -56,12 +59,11 @@ def test_pfld_reads_rgb(shared: Path, real_faces: tuple[np.ndarray, np.ndarray])
     face = cv2.GaussianBlur(real_faces[0][0], (0, 0), 2)
     face[..., 2] //= 3  # red light: no channel can stand for another
     points = OnnxLandmarks(path, "PFLD").detect(face[None])[0]
-    crop = cv2.resize(
-        face[130:470, 86:426], (side, side), interpolation=cv2.INTER_AREA
-    )  # 340 about (256, 300)
+    square = face[130:470, 86:426]  # 340 about (256, 300)
+    crop = cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
     inputs = crop.transpose(2, 0, 1)[None].astype(np.float32) / 255
     [raw] = session.run(None, {session.get_inputs()[0].name: inputs})[:1]
-    assert points == pytest.approx(raw.reshape(68, 2) * 340 + [86, 130], abs=1e-3)
+    assert points == pytest.approx(raw.reshape(68, 2) * 340 + [85.5, 129.5], abs=1e-3)
     [swapped] = session.run(None, {session.get_inputs()[0].name: inputs[:, ::-1]})[:1]
     assert np.abs(swapped - raw).max() > 0.001
 
@@ -72,6 +74,55 @@ def test_a_moved_face_moves_its_landmarks(shared: Path, real_faces: tuple[np.nda
     moved = np.roll(pictures, (8, -12), axis=(1, 2))
     shift = (detector.detect(moved) - detector.detect(pictures)).mean(axis=(0, 1))
     assert shift == pytest.approx([-12, 8], abs=3)
+
+
+class Dots:
+    """Finds the dot of colour (i, 1, 1) as point i; where the dot in blue lies on the right, mirrored."""
+
+    name = "dots"
+
+    def detect(self, pictures: np.ndarray) -> np.ndarray:
+        found = []
+        for picture in pictures:
+            places = {int(picture[y, x, 0]): (x, y) for y, x in np.argwhere(picture[..., 1] == 1)}
+            points = np.array([places[index] for index in range(68)], dtype=float)
+            [[_, blue]] = np.argwhere(picture[..., 2] == 255)
+            found.append(points[MIRRORED] if blue > picture.shape[1] / 2 else points)
+        return np.stack(found)
+
+
+def test_views_are_moved_and_mirrored_back() -> None:
+    rng = np.random.default_rng(0)
+    pictures, truth = np.zeros((2, 128, 128, 3), np.uint8), np.zeros((2, 68, 2))
+    for picture, points in zip(pictures, truth, strict=True):
+        picture[5, 20] = (0, 0, 255)
+        places = rng.permutation(100 * 100)[:68]
+        for index, (y, x) in enumerate(np.stack(np.divmod(places, 100), 1) + 14):
+            picture[y, x], points[index] = (index, 1, 1), (x, y)
+    assert np.array_equal(SteadyLandmarks(Dots()).detect(pictures), truth)
+    assert np.array_equal(MIRRORED[MIRRORED], np.arange(68))
+
+
+def test_the_mean_of_views_treats_a_face_and_its_mirror_image_alike_and_is_steadier(
+    shared: Path, real_faces: tuple[np.ndarray, np.ndarray]
+) -> None:
+    one = OnnxLandmarks(shared / "weights/pfld_68.onnx", "PFLD")
+    steady = SteadyLandmarks(one)
+    assert steady.name == "PFLD, mean of 10 views"
+    small = np.stack([cv2.resize(p, (128, 128), interpolation=cv2.INTER_AREA) for p in real_faces[0]])
+    points = steady.detect(small)
+    mirrored = steady.detect(np.ascontiguousarray(small[:, :, ::-1]))[:, MIRRORED]
+    assert 127 - mirrored[..., 0] == pytest.approx(points[..., 0], abs=1e-3)
+    assert mirrored[..., 1] == pytest.approx(points[..., 1], abs=1e-3)
+    # Which of the points are each other's counterparts is seen by the network itself.
+    alone = one.detect(np.ascontiguousarray(small[:, :, ::-1]))[:, MIRRORED]
+    assert np.abs(127 - alone[..., 0] - one.detect(small)[..., 0]).mean() < 4
+
+    smooth = np.stack([cv2.GaussianBlur(p, (0, 0), 1.5) for p in small])
+    noise = np.random.default_rng(0).normal(0, 4, smooth.shape)
+    noisy = np.clip(smooth + noise, 0, 255).astype(np.uint8)
+    before = landmark_error(one.detect(noisy), one.detect(smooth)).mean()
+    assert landmark_error(steady.detect(noisy), steady.detect(smooth)).mean() < 0.8 * before
 
 
 def test_photographs_without_a_network_are_unavailable_with_the_reason() -> None:
@@ -86,7 +137,7 @@ def test_a_network_that_finds_no_68_points_is_an_error_that_names_it(tmp_path: P
     path = tmp_path / "net.onnx"
     path.write_bytes(mean_colour(("n", 3, 112, 112)))
     detector = choose_landmarks("folder", weights(landmarks=path), Probe())
-    assert isinstance(detector, OnnxLandmarks)
+    assert isinstance(detector, SteadyLandmarks)
     with pytest.raises(ExternalFileError, match=r"net\.onnx: gives \(2, 3\); expected 68 points"):
         detector.detect(np.zeros((2, 64, 64, 3), np.uint8))
     path.write_bytes(mean_colour(("n", 3, 112, 96)))
