@@ -43,7 +43,11 @@ class LandmarkDetector(Protocol):
         ...
 
     def detect(self, pictures: np.ndarray) -> np.ndarray:
-        """[B, 68, 2], (x, y) in pixels, whole at their middles, of uint8 pictures [B, S, S, 3], RGB, aligned faces."""
+        """[B, 68, 2], (x, y) in pixels, a pixel's middle at whole numbers.
+
+        Args:
+            pictures: uint8 [B, S, S, 3], RGB, aligned faces.
+        """
         ...
 
 
