@@ -11,7 +11,7 @@ from cfpp.evaluation.measure import KINDS, Figures
 from cfpp.evaluation.metrics import METRICS, Metric
 
 # First minus second, of the same face under the same degradation.
-COMPARISONS = (("out", "id"), ("out", "gp"), ("out", "mean"), ("warp", "gp"))
+COMPARISONS = (("out", "id"), ("out", "gp"), ("out", "mean"), ("out", "ap"), ("warp", "gp"))
 
 
 def figure_rows(keys: list[str], variants: list[int], people: list[str], figures: Figures) -> pd.DataFrame:
