@@ -272,6 +272,8 @@ def measure(
     for _ in range(options.runs):
         for variant, trainer in trainers.items():
             turns[variant].append(bench.turn(trainer, variant))
+            # A table that a time limit cuts off has still shown its turns.
+            print(f"{spec.kind}, {variant.name}: {turns[variant][-1].rate:.1f} images/s", flush=True)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {section.threads} threads"
     print(
         f"\n{title(spec, section)}, {where}, torch {torch.__version__}; "
