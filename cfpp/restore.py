@@ -1,6 +1,9 @@
 """The restorer that users call: an aligned face in, the restored face out.
 
 Where TGRN was trained on the pictures of another prior (prior.kind: folder), those are what goes in.
+
+w trades texture for fidelity, as in CodeFormer: TGRN's residual counts (1 - w) times, so that w = 0, unless
+said otherwise, is I_out as it was trained, and w = 1 is I_F.
 """
 
 from collections.abc import Iterator
@@ -110,42 +113,45 @@ class Restorer:
             device=device,
         )
 
-    def restore(self, pictures: Picture, batch_size: int = 8) -> Picture:
+    def restore(self, pictures: Picture, batch_size: int = 8, w: float = 0.0) -> Picture:
         """Restore aligned faces of any resolution.
 
         Args:
             pictures: uint8 [B, H, H, 3] RGB; resized to the model's size first.
             batch_size: faces per forward pass.
+            w: 0 to 1; see the module.
 
         Returns:
             I_out, uint8 [B, size, size, 3] RGB.
 
         Raises:
-            RestoreError: not square 8-bit RGB pictures, or a restorer without a prior.
+            RestoreError: not square 8-bit RGB pictures, w out of range, or a restorer without a prior.
         """
-        done = [trace.out for trace in self._traces(pictures, batch_size)]
+        done = [trace.out for trace in self._traces(pictures, batch_size, w)]
         return np.concatenate(done) if done else np.zeros((0, self.size, self.size, 3), np.uint8)
 
-    def fuse(self, i_f: Picture, i_g: Picture, batch_size: int = 8) -> Picture:
+    def fuse(self, i_f: Picture, i_g: Picture, batch_size: int = 8, w: float = 0.0) -> Picture:
         """I_out of faces that any prior has restored both ways.
 
         Args:
             i_f, i_g: uint8 [B, H, H, 3] RGB; resized to the model's size first.
             batch_size: faces per forward pass.
+            w: 0 to 1; see the module.
 
         Returns:
             I_out, uint8 [B, size, size, 3] RGB.
 
         Raises:
-            RestoreError: not square 8-bit RGB pictures, or not equally many.
+            RestoreError: not square 8-bit RGB pictures, not equally many, or w out of range.
         """
+        _check_w(w)
         if len(i_f) != len(i_g) or batch_size < 1:
             raise RestoreError(f"{len(i_f)} I_F, {len(i_g)} I_G, batch size {batch_size}: do not fit")
         pair = [self._at_size(pictures) for pictures in (i_f, i_g)]
         done = [np.zeros((0, self.size, self.size, 3), np.uint8)]
         for start in range(0, len(i_f), batch_size):
-            tensors = [to_tensor(pictures[start : start + batch_size]).to(self.device) for pictures in pair]
-            done.append(to_pictures(self._finish(*tensors)[0]["out"]))
+            own, other = (to_tensor(p[start : start + batch_size]).to(self.device) for p in pair)
+            done.append(to_pictures(self._finish(own, other, w)[0]["out"]))
         return np.concatenate(done)
 
     def trace(self, pictures: Picture) -> Trace:
@@ -156,9 +162,10 @@ class Restorer:
         """
         if len(pictures) == 0:
             raise RestoreError("no pictures to trace")
-        return next(self._traces(pictures, len(pictures)))
+        return next(self._traces(pictures, len(pictures), 0.0))
 
-    def _traces(self, pictures: Picture, batch_size: int) -> Iterator[Trace]:
+    def _traces(self, pictures: Picture, batch_size: int, w: float) -> Iterator[Trace]:
+        _check_w(w)
         if batch_size < 1:
             raise RestoreError(f"batch size {batch_size}: must be 1 or more")
         if self.prior is None:
@@ -170,15 +177,17 @@ class Restorer:
             batch = lq[start : start + batch_size]
             with torch.inference_mode():
                 i_f, i_g = self.prior.restore_pair(to_tensor(batch).to(self.device))
-            images, flow = self._finish(i_f, i_g)
+            images, flow = self._finish(i_f, i_g, w)
             made = {name: to_pictures(image) for name, image in images.items()}
             yield Trace(lq=batch, flow=flow.float().cpu().numpy(), **made)
 
     @torch.inference_mode()
-    def _finish(self, i_f: Tensor, i_g: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _finish(self, i_f: Tensor, i_g: Tensor, w: float) -> tuple[dict[str, Tensor], Tensor]:
         flow: Tensor = self.dam(i_g, i_f)
         i_warp = warp_picture(i_g, flow)
         out = self.tgrn(i_f, i_warp if self.texture == "warp" else i_g)
+        if w:
+            out = torch.lerp(out, i_f, w)
         return {"id": i_f, "gp": i_g, "warp": i_warp, "out": out}, flow
 
     def _at_size(self, pictures: Picture) -> Picture:
@@ -195,3 +204,8 @@ class Restorer:
         how = cv2.INTER_AREA if shape[1] > self.size else cv2.INTER_LINEAR
         side = (self.size, self.size)
         return np.stack([np.asarray(cv2.resize(p, side, interpolation=how), np.uint8) for p in pictures])
+
+
+def _check_w(w: float) -> None:
+    if not 0 <= w <= 1:  # NaN is refused, too
+        raise RestoreError(f"w {w}: must be 0 to 1")

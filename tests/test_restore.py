@@ -92,6 +92,24 @@ def test_fusing_another_priors_pictures_is_restoring_without_the_prior(
         foreign.fuse(trace.id, trace.gp[:2])
 
 
+def test_w_scales_the_residual_of_tgrn(models: Path, faces: np.ndarray) -> None:
+    restorer = Restorer.load(models)
+    trace = restorer.trace(faces)
+    i_f, out = trace.id.astype(float), trace.out.astype(float)
+    np.testing.assert_array_equal(restorer.restore(faces, w=0), trace.out)
+    np.testing.assert_array_equal(restorer.restore(faces, w=1), trace.id)
+    for w in (0.25, 0.7):
+        # each of the three was rounded, and what lies outside of [0, 255] was clipped
+        inside = (out > 0) & (out < 255) & (i_f > 0) & (i_f < 255)
+        error = np.abs(restorer.restore(faces, w=w) - (w * i_f + (1 - w) * out))
+        assert error[inside].max() <= 1.01
+        fused = restorer.fuse(trace.id, trace.gp, w=w).astype(int)
+        assert np.abs(fused - restorer.restore(faces, w=w)).max() <= 3
+    for w in (-0.1, 1.01, float("nan")):
+        with pytest.raises(RestoreError, match="must be 0 to 1"):
+            restorer.restore(faces, w=w)
+
+
 def test_a_prior_of_another_size_is_refused(models: Path, tmp_path: Path) -> None:
     write_models(tmp_path)
     card = json.loads((tmp_path / "tgrn" / "card.json").read_text())

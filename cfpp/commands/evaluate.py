@@ -153,29 +153,12 @@ def _check_names(names: Sequence[str]) -> None:
 def _restored(name: str, model: str, inputs: "PictureFolder", params: "Params") -> "RestoredInputs":
     """A model of a local folder, or of the registry."""
     from cfpp.evaluation.folders import RestoredInputs
+    from cfpp.registry.restorers import open_restorer
 
-    if Path(model).is_dir():
-        import torch
-
-        from cfpp.models.weights import read_card
-        from cfpp.restore import Restorer
-
-        restorer = Restorer.load(model, "cuda" if torch.cuda.is_available() else "cpu")
-        if restorer.prior is None:
-            raise MendableError(f"{model}: {_OTHERS}")
-        weights = ", ".join(f"{part} {read_card(Path(model) / part).sha256[:12]}" for part in restorer.parts)
-        return RestoredInputs(name, f"{model} ({weights})", inputs, restorer.restore)
-
-    from cfpp.registry.package import load_package
-    from cfpp.registry.provenance import find_version, open_store
-
-    version = find_version(open_store(params.mlflow, Path.cwd()), params.mlflow.model_name, model)
-    package = load_package(f"models:/{version.name}/{version.number}")
-    if len(package.metadata.get_input_schema().inputs[0].shape) != 4:
-        raise MendableError(f"{version.title}: {_OTHERS}")
-    shas = {key: value for key, value in sorted(version.tags.items()) if key.endswith(".sha256")}
-    weights = ", ".join(f"{key.removesuffix('.sha256')} {value[:12]}" for key, value in shas.items())
-    return RestoredInputs(name, f"{version.title} ({weights})", inputs, package.predict)
+    opened = open_restorer(model, params.mlflow, Path.cwd())
+    if opened.restorer.prior is None:
+        raise MendableError(f"{opened.title}: {_OTHERS}")
+    return RestoredInputs(name, f"{opened.title} ({opened.weights})", inputs, opened.restorer.restore)
 
 
 def _inception(weights: "WeightsParams") -> "InceptionFeatures | Unavailable":
