@@ -48,6 +48,7 @@ ABLATIONS = (
     Ablation(FULL, "the full method"),
     Ablation("no-dam", "no DAM", {"train_tgrn.alignment": "none"}),
     Ablation("no-tam", "no TAM", {"train_tgrn.texture_attention": False}),
+    Ablation("spatial-attention", "TAM with a spatial map", {"train_tgrn.spatial_attention": True}),
     Ablation("no-metric", "no metric learning", {"train_tgrn.metric_weight": 0.0}),
     Ablation("negatives-id", "negatives: I_F", {"train_tgrn.negatives": ["id"]}),
     Ablation("negatives-gp", "negatives: I_G", {"train_tgrn.negatives": ["gp"]}),

@@ -88,6 +88,20 @@ def test_texture_ratio_is_the_same_at_every_size() -> None:
     assert large == pytest.approx(small, rel=0.15)
 
 
+def test_texture_ratio_by_scipys_filter(pictures: tuple[np.ndarray, np.ndarray]) -> None:
+    def energy(picture: np.ndarray) -> float:
+        luminance = picture.astype(float) @ (0.299, 0.587, 0.114)
+        sigma = len(picture) / 64
+        radius = max(1, round(3 * sigma))
+        return float(
+            (luminance - ndimage.gaussian_filter(luminance, sigma, mode="mirror", radius=radius)).var()
+        )
+
+    clean, noisy = pictures
+    expected = [energy(a) / energy(b) for a, b in zip(noisy, clean, strict=True)]
+    assert texture_ratio(noisy, clean) == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_flat_reference_is_refused() -> None:
     flat = np.full((2, 64, 64, 3), 7, np.uint8)
     flat[0, ::2] = 9

@@ -66,6 +66,14 @@ def test_a_ratio_is_compared_by_its_distance_from_one(rows: pd.DataFrame) -> Non
     assert difference["mean"] == pytest.approx(0, abs=1e-9)
 
 
+def test_a_ratio_nearer_to_one_from_either_side_is_better(rows: pd.DataFrame) -> None:
+    ratios = {"id": (0.8, 0.8, 1.4, 1.4), "out": (0.9, 0.9, 1.0, 1.0)}
+    for kind, values in ratios.items():
+        rows.loc[rows["kind"] == kind, "texture"] = values
+    difference = summarise(rows, Bootstrap(50, 0.95, 0))["differences"]["out-id"]["texture_from_1"]
+    assert difference["mean"] == pytest.approx((-0.1 - 0.1 - 0.4 - 0.4) / 4, abs=1e-9)
+
+
 def test_pairs_are_matched_by_face_and_not_by_place(rows: pd.DataFrame) -> None:
     shuffled = rows.sample(frac=1, random_state=3)
     bootstrap = Bootstrap(100, 0.95, 0)
