@@ -3,6 +3,7 @@
 cfpp profile NAME            merge profiles/NAME.yaml into params.yaml
 cfpp faces OUT               draw a contact sheet of the embedded faces
 cfpp restore OUT IN [IN ...] restore aligned faces with the trained models
+cfpp demo                    serve a local web page that restores pictures
 cfpp testset synthetic A OUT degrade clean faces: a test set with its truth
 cfpp testset align A OUT     find the faces of raw photographs and align them
 cfpp evaluate NAME=DIR ...   measure restorers' pictures, and compare them in one table
@@ -23,7 +24,18 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from cfpp.commands import audit, controlled, evaluate, faces, params, prior, restore, testset, weights
+from cfpp.commands import (
+    audit,
+    controlled,
+    demo,
+    evaluate,
+    faces,
+    params,
+    prior,
+    restore,
+    testset,
+    weights,
+)
 from cfpp.errors import MendableError
 
 
@@ -31,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="cfpp", description="CodeFormer++ pipelines")
     commands = parser.add_subparsers(dest="command", required=True)
-    for group in (params, faces, restore, testset, evaluate, prior, controlled, audit, weights):
+    for group in (params, faces, restore, demo, testset, evaluate, prior, controlled, audit, weights):
         group.add_parser(commands)
 
     options = parser.parse_args(arguments)
