@@ -1,6 +1,7 @@
 """`cfpp`: the small commands beside the pipeline.
 
 cfpp profile NAME            merge profiles/NAME.yaml into params.yaml
+cfpp doctor                  check that this machine is ready, and say what to do where it is not
 cfpp faces OUT               draw a contact sheet of the embedded faces
 cfpp restore OUT IN [IN ...] restore aligned faces with the trained models
 cfpp demo                    serve a local web page that restores pictures
@@ -21,6 +22,7 @@ cfpp lineage --model VERSION walk from a model version back to its data
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +30,7 @@ from cfpp.commands import (
     audit,
     controlled,
     demo,
+    doctor,
     evaluate,
     faces,
     params,
@@ -38,15 +41,19 @@ from cfpp.commands import (
 )
 from cfpp.errors import MendableError
 
+_SILENT = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0"}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="cfpp", description="CodeFormer++ pipelines")
     commands = parser.add_subparsers(dest="command", required=True)
-    for group in (params, faces, restore, demo, testset, evaluate, prior, controlled, audit, weights):
+    for group in (params, doctor, faces, restore, demo, testset, evaluate, prior, controlled, audit, weights):
         group.add_parser(commands)
 
     options = parser.parse_args(arguments)
+    for name, value in _SILENT.items():  # no usage statistics leave the machine, unless the user says so
+        os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         options.run(options)
