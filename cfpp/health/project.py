@@ -3,9 +3,11 @@
 import configparser
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from cfpp.config import Params, ParamsError, load_params
 from cfpp.health.finding import Finding, ok, problem, warning
@@ -19,9 +21,11 @@ from cfpp.models.catalogue import (
     RETINAFACE_RESNET50,
 )
 from cfpp.models.external import ExternalFile, ExternalFileError, find_external, identify, why_missing
-from cfpp.storage import StorageError, check_writable, names_under, place_of
+from cfpp.storage import Place, StorageError, check_writable, names_under, place_of
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
+
+PATIENCE = 5.0  # seconds that a server may take to answer
 
 # Set to these, the tools send statistics of use; the stages turn them off where nothing is set.
 _SPEAKING = {
@@ -53,7 +57,7 @@ def check_data(params: Params, root: Path) -> tuple[Finding, int | None]:
         if not folder:
             continue
         try:
-            place = place_of(folder, root)
+            place = _answering(place_of(folder, root))
             if isinstance(place, Path) and not place.is_dir():
                 return problem(
                     "faces", f"{key}: {place} is no folder", f"make it, or name another in {key}"
@@ -89,7 +93,7 @@ def check_checkpoint(params: Params, root: Path) -> Finding:
 def check_storage(params: Params, root: Path) -> Finding:
     """Whether storage.root can be written to, by a small file that is removed again."""
     try:
-        place = place_of(params.storage.root, root)
+        place = _answering(place_of(params.storage.root, root))
         missing = isinstance(place, Path) and not place.exists()
         above = next((up for up in place.parents if up.exists()), None) if isinstance(place, Path) else None
         check_writable(above if missing and above else place)
@@ -150,6 +154,24 @@ def check_detector(params: Params, root: Path) -> Finding:
     if not folder:
         return ok("face detector", f"{message} while weights.root is empty (docs/weights.md)")
     return warning("face detector", message, f"run `cfpp weights fetch {RETINAFACE_MOBILE[0].name}`")
+
+
+def _answering(place: Place) -> Place:
+    """The place; where it lies on an S3 server of one's own, only if that answers, for a stage waits minutes.
+
+    Raises:
+        StorageError: it does not.
+    """
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if isinstance(place, Path) or not endpoint:
+        return place
+    try:
+        url = urlsplit(endpoint)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        socket.create_connection((url.hostname or "", port), timeout=PATIENCE).close()
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{place}: AWS_ENDPOINT_URL {endpoint} does not answer: {error}") from error
+    return place
 
 
 def _needed(params: Params, folder: str) -> list[Finding]:

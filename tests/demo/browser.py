@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Locator, Page, Route, sync_playwright
 
+from tests.s3 import free_port
+
 START = 90.0  # seconds that `cfpp demo` may take to serve its page
 PATIENCE = 20_000  # milliseconds that anything on the page may take
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -26,14 +27,6 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 def find_chromium() -> str | None:
     """The browser of this machine; None where there is none."""
     return next((path for name in _NAMES if (path := shutil.which(name))), None)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from cfpp.errors import MendableError
 from cfpp.photographs import restore_photograph
 from cfpp.registry.restorers import open_restorer
 from cfpp.restore import Restorer
-from tests.demo.browser import demo, find_chromium, free_port, opened, picture_of
+from tests.demo.browser import demo, find_chromium, opened, picture_of
 from tests.demo.fixed_detector import FixedDetector
+from tests.s3 import free_port
 from tests.tiny_models import SIZE, write_models
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -2,15 +2,19 @@
 
 import hashlib
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from cfpp import storage
 from cfpp.health import project
 from cfpp.health.finding import Level
 from cfpp.models.catalogue import PFLD
 from cfpp.models.external import ExternalFile
+from cfpp.storage import S3Path, names_under
 from tests.health.altered import PARAMS_FILE, params_with
+from tests.s3 import BUCKET, S3Server
 
 
 def test_a_typo_in_params_is_named(tmp_path: Path) -> None:
@@ -65,6 +69,30 @@ def test_storage_is_probed_and_left_as_it_was(tmp_path: Path) -> None:
     for root in ("file", "file/below", "ftp://server/x", "s3://"):
         found = project.check_storage(params_with(storage__root=root), tmp_path)
         assert found.level is Level.PROBLEM, root
+
+
+def test_a_bucket_is_reached_or_it_is_named_why_not(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    assert project.check_storage(params_with(storage__root=f"s3://{BUCKET}/p"), tmp_path).level is Level.OK
+    assert names_under(S3Path(BUCKET)) == []  # the probe is gone
+    missing = project.check_storage(params_with(storage__root="s3://no-such-bucket/p"), tmp_path)
+    assert "no such bucket" in missing.message
+    with storage.replacing(S3Path(BUCKET) / "in/a.png") as path:
+        path.write_bytes(b"")
+    there = params_with(data__source="folder", data__folder=f"s3://{BUCKET}/in")
+    assert project.check_data(there, tmp_path)[1] == 1
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    start = time.monotonic()
+    for found in (
+        project.check_data(there, tmp_path)[0],
+        project.check_storage(params_with(storage__root=f"s3://{BUCKET}/p"), tmp_path),
+    ):
+        assert found.level is Level.PROBLEM
+        assert "http://127.0.0.1:1 does not answer" in found.message
+    assert time.monotonic() - start < project.PATIENCE
 
 
 def test_weights_are_good_damaged_or_missing(tmp_path: Path) -> None:
