@@ -197,8 +197,9 @@ def _distance(matrix: np.ndarray, size: int, box: tuple[int, int, int, int]) -> 
     y = np.arange(top, bottom, dtype=np.float64)[:, None]
     total: np.ndarray = np.zeros((bottom - top, right - left), np.float32)
     for row in (matrix - [[0, 0, (size - 1) / 2]]) / (size / 2):
-        total += (row[0] * x + (row[1] * y + row[2])).astype(np.float32) ** 4
-    distance: np.ndarray = np.sqrt(np.sqrt(total))
+        squares = np.square((row[0] * x + row[2]).astype(np.float32) + (row[1] * y).astype(np.float32))
+        total += squares * squares
+    distance: np.ndarray = np.sqrt(np.sqrt(total, out=total), out=total)
     return distance
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -78,12 +78,8 @@ class Settings:
     writers: int = 2
 
 
-class Model(Protocol):
-    """`Restorer.restore`, or `Restorer.fuse`."""
-
-    def __call__(self, *stacks: Picture, batch_size: int, w: float) -> Picture:
-        """Restore uint8 [N, S, S, 3]."""
-        ...
+Model = Callable[..., Picture]
+"""`Restorer.restore` or `Restorer.fuse`: stacks of faces, batch_size and w in, restored faces out."""
 
 
 def restore_files(works: Sequence[Work], task: Task, model: Model, settings: Settings) -> Iterator[Outcome]:

@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
     restore = commands.add_parser(
         "restore",
         help="restore photographs or aligned faces",
-        description="Restore every face of photographs. Each result has its input's format, name and metadata; "
+        description="Restore every face of photographs. A result has its input's format, name and metadata; "
         "a photograph without a face is copied. Exit code 0: every file was restored or copied.",
     )
     restore.add_argument(
@@ -98,7 +98,7 @@ def _restore(options: argparse.Namespace) -> None:
             bar.update(1)
             if first is None and outcome.status == "restored":
                 first = outcome
-                bar.set_postfix_str(f"first picture after {_age(first.finished):.1f} s")
+                bar.set_postfix_str(f"first picture after {_age(first.finished):.1f} s", False)
     finally:
         bar.close()
         _tell(plan, outcomes, first, options.out)

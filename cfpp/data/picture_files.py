@@ -8,6 +8,7 @@ picture before the change, does not, nor does IPTC.
 import io
 import re
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class PictureFile:
     """What a file holds.
 
     Attributes:
-        rgb: uint8 [H, W, 3], upright.
+        rgb: uint8 [H, W, 3], upright; not to be written to.
         alpha: uint8 [H, W], 255 = opaque; None without.
         grey: the file has no colours.
         format: as Pillow names it.
@@ -77,15 +78,15 @@ def read_picture_file(data: bytes, max_pixels: int = MAX_PIXELS) -> PictureFile:
             notes.append("16 bits became 8")
         extras = _extras(image, kind, data, notes)
         grey = image.mode in _GREY
-        upright = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # a copy of a large picture is large
         alpha = None
-        if upright.mode in _ALPHA or "transparency" in upright.info:
-            cutout = np.array(upright.convert("RGBA"))
+        if image.mode in _ALPHA or "transparency" in image.info:
+            cutout = np.asarray(image.convert("RGBA"))
             rgb, alpha = np.ascontiguousarray(cutout[..., :3]), np.ascontiguousarray(cutout[..., 3])
-        elif upright.mode in ("CMYK", "LAB"):
-            rgb = np.array(_from_ink(upright, extras.pop("icc_profile", None), notes))
+        elif image.mode in ("CMYK", "LAB"):
+            rgb = np.asarray(_from_ink(image, extras.pop("icc_profile", None), notes))
         else:
-            rgb = to_rgb(upright)
+            rgb = np.asarray(image) if image.mode == "RGB" else to_rgb(image)
         return PictureFile(rgb, alpha, grey, kind, extras, "; ".join(notes))
 
 
@@ -117,8 +118,10 @@ def write_picture_file(path: Path, rgb: Picture, like: PictureFile) -> None:
 def count_pixels(path: Path) -> int:
     """Pixels of a picture by its header; 0 where it has none that can be read."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.width * image.height
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # reading tells what is too large
+            with Image.open(path, formats=FORMATS) as image:
+                return image.width * image.height
     except Exception:  # whatever is wrong with the file is told by reading it
         return 0
 
