@@ -43,7 +43,7 @@ class Known(FaceDetector):
 
 
 def turned(scale: float, degrees: float, x: float, y: float) -> np.ndarray:
-    """[2, 3]: from a face of SIZE to a photograph where it is `scale` times as large, its middle at (x, y)."""
+    """[2, 3]: from a face of SIZE to a photograph where it is `scale` times larger, its middle at (x, y)."""
     angle = np.radians(degrees)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle = np.full(2, (SIZE - 1) / 2)

@@ -32,7 +32,8 @@ _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[2-8]")
 _NETPBM = re.compile(rb"P[2356]" + 2 * rb"(?:\s|#.*\n)+\d+" + rb"(?:\s|#.*\n)+(\d+)")  # its white
 _PNG_XMP, _PNG_EXIF_TEXT = "XML:com.adobe.xmp", "Raw profile type exif"
 # Those of TIFF's tags that tell of the picture, not of how its pixels are stored.
-_TIFF_TAGS = (270, 271, 272, 305, 306, 315, 316, 700, 33432, 33723, 34665, 34853)
+_TIFF_TAGS = (270, 271, 272, 305, 306, 315, 316, 700, 33432, 33723)
+_TIFF_DIRECTORIES = (34665, 34853)  # EXIF, GPS
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,10 @@ def _extras(image: Image.Image, kind: str, data: bytes, notes: list[str]) -> dic
     elif kind == "WEBP":
         extras |= {"quality": 95, "lossless": data[12:16] == b"VP8L" or b"VP8L" in data[30:], "exact": True}
     elif kind == "TIFF":
-        extras |= {"compression": "tiff_lzw", "exif": _described(image.getexif())}
+        described = _described(image.getexif())
+        # Pillow writes EXIF's own directories without compression only
+        plain = any(tag in described for tag in _TIFF_DIRECTORIES)
+        extras |= {"compression": None if plain else "tiff_lzw", "exif": described}
     return extras
 
 
@@ -204,7 +208,11 @@ def _described(exif: Image.Exif) -> Image.Exif:
     kept = Image.Exif()
     for tag in _TIFF_TAGS:
         if tag in exif:
-            kept[tag] = exif.get_ifd(tag) if tag in (34665, 34853) else exif[tag]
+            kept[tag] = exif[tag]
+    for tag in _TIFF_DIRECTORIES:
+        if tag in exif:
+            kept.get_ifd(tag).update(exif.get_ifd(tag))
+            kept[tag] = 0  # Pillow writes the directories of the tags that are there
     if isinstance(kept.get(700), bytes):
         kept[700] = upright_xmp(kept[700])
     return kept
