@@ -3,8 +3,8 @@
 cfpp profile NAME            merge profiles/NAME.yaml into params.yaml
 cfpp doctor                  check that this machine is ready, and say what to do where it is not
 cfpp faces OUT               draw a contact sheet of the embedded faces
-cfpp restore OUT IN [IN ...] restore aligned faces with the trained models
-cfpp demo                    serve a local web page that restores pictures
+cfpp restore IN [IN ...] OUT restore photographs or aligned faces with the champion
+cfpp demo                    serve a local web page that restores them
 cfpp testset synthetic A OUT degrade clean faces: a test set with its truth
 cfpp testset align A OUT     find the faces of raw photographs and align them
 cfpp evaluate NAME=DIR ...   measure restorers' pictures, and compare them in one table

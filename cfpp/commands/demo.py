@@ -26,11 +26,15 @@ def _demo(options: argparse.Namespace) -> None:
     from cfpp.config import load_params
     from cfpp.demo.page import build, launch, silence_gradio
     from cfpp.demo.workbench import Workbench, examples
-    from cfpp.registry.restorers import open_restorer
+    from cfpp.registry.provenance import RegistryError
+    from cfpp.registry.restorers import named_device, open_restorer
 
     params = load_params()
     reference = options.model or f"models:/{params.mlflow.model_name}@champion"
-    opened = open_restorer(reference, params.mlflow, Path.cwd(), options.device)
+    try:
+        opened = open_restorer(reference, params.mlflow, Path.cwd(), named_device(options.device))
+    except RegistryError as error:
+        raise RegistryError(f"{error}. A folder of models needs no registry: --model models") from error
     workbench = Workbench.of(opened, params.weights.root)
     with tempfile.TemporaryDirectory(prefix="cfpp-demo-") as uploads:
         silence_gradio(Path(uploads))

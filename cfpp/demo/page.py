@@ -54,7 +54,7 @@ def build(workbench: Workbench, examples: Sequence[Picture]) -> Any:
             return {status: f"{error}"}
         except (MendableError, MemoryError) as error:
             reason = str(error) or "too large for this machine's memory"
-            return {status: f"⚠️ This picture cannot be restored: {reason}.", slider: None}
+            return {status: f"⚠️ This picture cannot be restored: {reason.rstrip('.')}.", slider: None}
 
     def choose(data: bytes | None) -> dict[Any, Any]:
         return {upload_data: data} | shown(lambda: {preview: read(data), slider: None, status: _HINT})

@@ -11,13 +11,15 @@ import cv2
 import numpy as np
 
 from cfpp.config import Params
-from cfpp.data.pictures import Picture, decode_photo, resize_square
+from cfpp.data.picture_files import read_picture_file
+from cfpp.data.pictures import Picture, resize_square
 from cfpp.data.procedural import render
 from cfpp.errors import MendableError
 from cfpp.models.face_detector import DetectorError, FaceDetector
 from cfpp.photographs import restore_photograph
 from cfpp.progress import progress_bar
 from cfpp.registry.restorers import Opened
+from cfpp.restore import RestoreError
 from cfpp.synthesis.degraded import degrader
 
 log = logging.getLogger(__name__)
@@ -126,8 +128,13 @@ class Workbench:
 
     def _aligned(self, picture: Picture, w: float) -> Outcome:
         restorer = self.opened.restorer
-        [after] = restorer.restore(picture[None], w=w)
         height, width = picture.shape[:2]
+        if height != width:
+            advice = (
+                "; or is it a photograph?" if self.detector else ", cut as those the model was trained on"
+            )
+            raise RestoreError(f"it is {width} x {height} pixels; an aligned face is square{advice}")
+        [after] = restorer.restore(picture[None], w=w)
         message = f"Aligned face, {width} x {height} pixels, restored at {restorer.size} x {restorer.size}."
         return Outcome(resize_square(picture, restorer.size), after, picture, message)
 
@@ -157,7 +164,7 @@ def read(data: bytes | None) -> Picture:
     """
     if data is None:
         raise NothingChosenError("Choose a picture first: upload one, or click an example.")
-    return decode_photo(data, max_pixels=MAX_PIXELS)
+    return read_picture_file(data, MAX_PIXELS).rgb
 
 
 def mark(picture: Picture, boxes: np.ndarray, points: np.ndarray) -> Picture:

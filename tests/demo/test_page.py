@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cfpp.cli import main
 from cfpp.config import load_params
 from cfpp.data.pictures import encode_png
 from cfpp.demo.page import build, launch, silence_gradio
@@ -129,3 +130,15 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(MendableError, match=f"127.0.0.1:{port}: the page cannot be served there"):
             launch(page, host="127.0.0.1", port=port, browser=False)
+
+
+def test_without_a_champion_the_command_says_what_else_there_is(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    assert main(["demo"]) == 1
+    assert main(["demo", "--model", "models", "--device", "tpu"]) == 1
+    no_champion, no_device = capsys.readouterr().err.splitlines()
+    assert no_champion.startswith("cfpp demo: models:/codeformer-plus-plus@champion: no such model version")
+    assert no_champion.endswith("--model models")
+    assert "device tpu" in no_device
