@@ -134,7 +134,7 @@ class Workbench:
                 "; or is it a photograph?" if self.detector else ", cut as those the model was trained on"
             )
             raise RestoreError(f"it is {width} x {height} pixels; an aligned face is square{advice}")
-        [after] = restorer.restore(picture[None], w=w)
+        [after] = restorer.restore(np.array(picture)[None], w=w)  # what was read is not to be written to
         message = f"Aligned face, {width} x {height} pixels, restored at {restorer.size} x {restorer.size}."
         return Outcome(resize_square(picture, restorer.size), after, picture, message)
 

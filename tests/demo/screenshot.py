@@ -1,4 +1,4 @@
-"""The picture in docs/demo.md: `python -m tests.demo.screenshot docs/demo.png models`."""
+"""The picture in docs/demo.md: `python -m tests.demo.screenshot docs/demo.png models:/NAME@champion`."""
 
 import sys
 from pathlib import Path
