@@ -132,12 +132,15 @@ def test_weights_that_a_training_would_stop_for_are_a_problem(tmp_path: Path) ->
     assert [finding.message for finding in findings][1] == "train_tgrn.identity_weight: 1"
 
 
-def test_a_detector_that_is_missing_or_damaged(tmp_path: Path, shared: Path) -> None:
+def test_a_detector_that_is_missing_or_damaged(tmp_path: Path) -> None:
     assert project.check_detector(params_with(), tmp_path).level is Level.OK
     here = params_with(weights__root=str(tmp_path))
     assert project.check_detector(here, tmp_path).level is Level.WARNING
     (tmp_path / "detection_mobilenet0.25_Final.pth").write_bytes(b"damaged")
     assert project.check_detector(here, tmp_path).level is Level.PROBLEM
+
+
+def test_a_good_detector_is_named(tmp_path: Path, shared: Path) -> None:
     good = project.check_detector(params_with(weights__root=str(shared / "weights")), tmp_path)
     assert good.level is Level.OK
     assert "RetinaFace" in good.message
