@@ -1,8 +1,10 @@
 """`cfpp`: the small commands beside the pipeline.
 
 cfpp profile NAME            merge profiles/NAME.yaml into params.yaml
+cfpp doctor                  check that this machine is ready, and say what to do where it is not
 cfpp faces OUT               draw a contact sheet of the embedded faces
-cfpp restore OUT IN [IN ...] restore aligned faces with the trained models
+cfpp restore IN [IN ...] OUT restore photographs or aligned faces with the champion
+cfpp demo                    serve a local web page that restores them
 cfpp testset synthetic A OUT degrade clean faces: a test set with its truth
 cfpp testset align A OUT     find the faces of raw photographs and align them
 cfpp evaluate NAME=DIR ...   measure restorers' pictures, and compare them in one table
@@ -20,21 +22,38 @@ cfpp lineage --model VERSION walk from a model version back to its data
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
-from cfpp.commands import audit, controlled, evaluate, faces, params, prior, restore, testset, weights
+from cfpp.commands import (
+    audit,
+    controlled,
+    demo,
+    doctor,
+    evaluate,
+    faces,
+    params,
+    prior,
+    restore,
+    testset,
+    weights,
+)
 from cfpp.errors import MendableError
+
+_SILENT = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="cfpp", description="CodeFormer++ pipelines")
     commands = parser.add_subparsers(dest="command", required=True)
-    for group in (params, faces, restore, testset, evaluate, prior, controlled, audit, weights):
+    for group in (params, doctor, faces, restore, demo, testset, evaluate, prior, controlled, audit, weights):
         group.add_parser(commands)
 
     options = parser.parse_args(arguments)
+    for name, value in _SILENT.items():  # no usage statistics leave the machine, unless the user says so
+        os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         options.run(options)
