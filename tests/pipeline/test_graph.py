@@ -12,21 +12,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cfpp.profiles import apply_profile
+from tests.pipeline.conftest import STAGES
 from tests.pipeline.project import Project
-
-SMALLEST = Path(__file__).with_name("smallest.yaml")
-STAGES = ["shard", "prior", "synthesize", "train_dam", "pair", "train_tgrn", "evaluate", "register"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("project"))
-    apply_profile(SMALLEST, project.folder / "params.yaml")
-    assert project.repro() == STAGES
-    return project
+def project(graph: Project) -> Project:
+    """The last to need it, and so free to change it."""
+    return graph
 
 
 def test_every_face_is_accounted_for_in_every_stage(project: Project) -> None:
