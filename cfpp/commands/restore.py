@@ -1,6 +1,7 @@
 """`cfpp restore`: photographs or aligned faces through a model."""
 
 import argparse
+import os
 import tempfile
 import time
 from collections import Counter
@@ -135,6 +136,7 @@ def _open(reference: str | None, device: str | None) -> "Opened":
     if reference is not None and Path(reference).is_dir():
         return open_folder(Path(reference), place)
     params = load_params().mlflow
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # somebody waits; by default, four minutes
     try:
         return open_restorer(reference or f"models:/{params.model_name}@champion", params, Path(), place)
     except RegistryError as error:
