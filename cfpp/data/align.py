@@ -75,17 +75,32 @@ def align(picture: Picture, points: np.ndarray, size: int = 512) -> tuple[Pictur
     matrix = similarity_transform(np.asarray(points, np.float64), scaled_template(size))
     (left, top), region = _region(picture, matrix, size)
     local = _after_shift(matrix, -left, -top)
+    return resample(region, local, (size, size), cv2.INTER_LINEAR), matrix
+
+
+def resample(picture: Picture, matrix: np.ndarray, size: tuple[int, int], grow: int) -> Picture:
+    """A picture under a similarity transform; where it shrinks, every pixel is the mean over its area.
+
+    Args:
+        picture: uint8 [H, W, 3].
+        matrix: [2, 3], from (x, y, 1) of the picture to (x, y) of the result.
+        size: width and height of the result.
+        grow: OpenCV's interpolation for where the picture grows.
+
+    Returns:
+        uint8 [height, width, 3]; `GROUND` where the picture does not reach.
+    """
     scale = float(np.hypot(*matrix[:, 0]))
     if scale >= 1:
-        return _warp(region, local, size, cv2.INTER_LINEAR), matrix
+        return _warp(picture, matrix, size, grow)
     if scale < 0.5:  # most of the way by exact averages, so that the rest is a mean of two by two
-        height, width = region.shape[:2]
+        height, width = picture.shape[:2]
         near = (max(1, round(2 * scale * width)), max(1, round(2 * scale * height)))
-        region = np.asarray(cv2.resize(region, near, interpolation=cv2.INTER_AREA), np.uint8)
-        local = local @ _resized(near[0] / width, near[1] / height)
-    double = np.array([[2.0, 0.0, 0.5], [0.0, 2.0, 0.5]]) @ np.vstack([local, [0, 0, 1]])
-    fine = _warp(region, double, 2 * size, cv2.INTER_CUBIC)
-    return np.asarray(cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA), np.uint8), matrix
+        picture = np.asarray(cv2.resize(picture, near, interpolation=cv2.INTER_AREA), np.uint8)
+        matrix = matrix @ _resized(near[0] / width, near[1] / height)
+    double = np.array([[2.0, 0.0, 0.5], [0.0, 2.0, 0.5]]) @ np.vstack([matrix, [0, 0, 1]])
+    fine = _warp(picture, double, (2 * size[0], 2 * size[1]), cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(fine, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _region(picture: Picture, matrix: np.ndarray, size: int) -> tuple[tuple[int, int], Picture]:
@@ -116,8 +131,8 @@ def _resized(x: float, y: float) -> NDArray[np.float64]:
     return np.array([[1 / x, 0, 0.5 / x - 0.5], [0, 1 / y, 0.5 / y - 0.5], [0, 0, 1]])
 
 
-def _warp(picture: Picture, matrix: np.ndarray, size: int, how: int) -> Picture:
+def _warp(picture: Picture, matrix: np.ndarray, size: tuple[int, int], how: int) -> Picture:
     warped = cv2.warpAffine(
-        picture, matrix, (size, size), flags=how, borderMode=cv2.BORDER_CONSTANT, borderValue=GROUND
+        picture, matrix, size, flags=how, borderMode=cv2.BORDER_CONSTANT, borderValue=GROUND
     )
     return np.asarray(warped, np.uint8)
