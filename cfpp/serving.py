@@ -116,9 +116,7 @@ class Intake:
         if 0 in shape:
             raise RequestError(f"expected one picture or more, each with pixels; {found}")
         if settings.aligned and height != width:
-            raise RequestError(
-                f"{expected}: aligned faces are square; photographs need params.aligned false"
-            )
+            raise RequestError(f"{expected}: aligned faces are square; photographs need params.aligned false")
         pixels = int(np.prod(shape[:-3], dtype=object)) * max(height * width, self.size**2)
         if pixels > MAX_PIXELS:
             raise RequestError(
@@ -133,9 +131,11 @@ class Intake:
         Raises:
             RequestError: anything that is not as `check` and `Settings` want it.
         """
-        kind = (content_type or "none").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise RequestError(f"Content-Type must be application/json; found {_short(kind)}", status=415)
+        kind, _, more = (content_type or "none").lower().partition(";")
+        if kind.strip() != "application/json" or more.strip() not in ("", "charset=utf-8"):
+            raise RequestError(
+                f"Content-Type must be application/json, in UTF-8; found {_short(content_type)}", status=415
+            )
         if len(body) > MAX_BODY:
             raise RequestError(f"{len(body)} bytes are more than the {MAX_BODY} of a request", status=413)
         request = self._parse(body)
@@ -177,7 +177,7 @@ class Intake:
         if body.count(b"{") > 2 or body.count(b'"') > _MANY_QUOTES or body.count(b"[") > 3 * MAX_PIXELS:
             raise RequestError(f"too many objects, strings or lists; expected {self._form}")
         try:
-            request = json.loads(body, object_pairs_hook=_unique)
+            request = json.loads(body.decode(), object_pairs_hook=_unique)
         except RequestError:
             raise
         except RecursionError:
@@ -193,19 +193,19 @@ class Intake:
         shape: list[int] = []
         level = [nested]
         for _ in range(5 if self.pairs else 4):
-            for item in level:
-                if type(item) is not list:
-                    raise RequestError(
-                        f"inputs: expected {self._wanted(settings)} as nested lists; found {_short(item)} at "
-                        f"depth {len(shape)}"
-                    )
+            if not set(map(type, level)) <= {list}:
+                wrong = next(item for item in level if type(item) is not list)
+                raise RequestError(
+                    f"inputs: expected {self._wanted(settings)} as nested lists; found {_short(wrong)} at "
+                    f"depth {len(shape)}"
+                )
             lengths = set(map(len, level))
             if len(lengths) > 1:
                 raise RequestError(
-                    f"inputs: lists of {min(lengths)} and of {max(lengths)} at depth {len(shape)}; pictures "
-                    "of one request have one size"
+                    f"inputs: expected {self._wanted(settings)}, all of one size; found lists of "
+                    f"{min(lengths)} and of {max(lengths)} at depth {len(shape)}"
                 )
-            shape += lengths or {0}
+            shape.append(max(lengths, default=0))
             level = list(chain.from_iterable(level))
         if not set(map(type, level)) <= {int}:
             wrong = next(value for value in level if type(value) is not int)

@@ -5,9 +5,12 @@ pictures of another prior, the input is I_F and I_G, uint8 [B, 2, H, H, 3]. With
 input is photographs, uint8 [B, H, W, 3], and the output has their size.
 """
 
+import gc
 import json
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +95,11 @@ def _answer_requests(intake: Intake) -> None:
     """
     if not hasattr(scoring_server, "invocations"):
         raise MlflowException("this MLflow's server has no `invocations`; install the package's requirements")
-    turn = threading.Lock()  # parsed JSON is large, and two threads would parse no faster
+    turn = threading.Lock()  # parsed JSON is large, and two threads would parse no faster than one
 
     def invocations(data, content_type, model, input_schema):  # type: ignore[no-untyped-def]
         try:
-            with turn:
+            with turn, _no_collection():
                 pictures, params = intake.read(data, content_type)
         except RequestError as error:
             said = json.dumps({"error_code": "BAD_REQUEST", "message": str(error)})
@@ -106,6 +109,16 @@ def _answer_requests(intake: Intake) -> None:
         return scoring_server.InvocationsResponse(said, 200, "application/json")
 
     scoring_server.invocations = invocations
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Millions of new lists make Python look for cycles again and again: five times as long as parsing."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 set_model(RestorerModel())
