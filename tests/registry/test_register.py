@@ -104,7 +104,8 @@ def test_a_restorer_of_another_priors_pictures_takes_pairs(project: Path) -> Non
 
 def test_the_face_detector_goes_along_where_there_is_one(project: Path, shared: Path) -> None:
     text = (project / "params.yaml").read_text()
-    (project / "params.yaml").write_text(text.replace('  root: "" ', f"  root: {shared / 'weights'} ", 1))
+    named = text.replace('weights:\n  root: ""', f"weights:\n  root: {shared / 'weights'}")
+    (project / "params.yaml").write_text(named)
     record = run()
     assert record["detector"] == "detection_mobilenet0.25_Final.pth"
     model = register.load_package(record["model_uri"])

@@ -1,8 +1,10 @@
-"""`mlflow models serve` on the registered restorer, over HTTP, in a process of its own."""
+"""`mlflow models serve` on the registered restorer, over HTTP, in a process of its own, as docs/serving.md has it."""
 
 import http.client
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -19,26 +21,32 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from mlflow.models.cli import commands
+from PIL import Image
 
 from cfpp.config import MlflowParams
 from cfpp.registry.package import log_package, register
 from cfpp.registry.runs import Store
 from cfpp.restore import PARTS, Restorer
+from cfpp.serving import MAX_BATCH, MAX_BODY, MAX_PIXELS
 from tests.malformed import JSON, malformed
 from tests.tiny_models import SIZE, write_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
+DOCUMENT = (Path(__file__).parents[2] / "docs/serving.md").read_text(encoding="utf-8")
 NAME = "codeformer-plus-plus"
 PARAMS = MlflowParams(tracking_uri="sqlite:///mlflow.db", experiment="faces", model_name=NAME)
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers at `port`, and the restorer of the same weights here."""
+    """A server that answers at `port`, its tracking URI, and the restorer of the same weights here."""
 
     port: int
     pid: int
+    store: str
     restorer: Restorer
 
     def ask(
@@ -64,9 +72,14 @@ class Server:
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
+def documented(beginning: str) -> list[str]:
+    """The commands of docs/serving.md that begin so."""
+    return [line for line in DOCUMENT.splitlines() if line.startswith(beginning)]
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Tiny models, registered as challenger and served; the models are gone before it answers."""
+    """Tiny models, registered as champion and served; the models are gone before it answers."""
     root = tmp_path_factory.mktemp("project")
     models = write_models(root / "models")
     restorer = Restorer.load(models)
@@ -74,21 +87,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     run = store.start_stage("register", store.start_parent("p", PARAMS, {}), {})
     version = register(log_package(models, PARTS, {}), NAME, {}).version
     run.end("FINISHED")
-    mlflow.MlflowClient(store.uri).set_registered_model_alias(NAME, "challenger", version)
+    mlflow.MlflowClient(store.uri).set_registered_model_alias(NAME, "champion", version)
     mlflow.set_tracking_uri(None)
     shutil.rmtree(models)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    uri = f"models:/{NAME}@challenger"
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local"]
+    [line] = documented("mlflow models serve")
+    command = [sys.executable, "-m", *shlex.split(line.replace("--port 5001", f"--port {port}"))]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
         "MLFLOW_TRACKING_URI": store.uri,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # MLflow calls uvicorn by its name
     }
     with (root / "server.log").open("w") as log:
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            command,
             cwd=root,
             env=environment,
             stdout=log,
@@ -98,7 +111,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         try:
             _await(process, port, root / "server.log")
             [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            yield Server(port, int(child), restorer)
+            yield Server(port, int(child), store.uri, restorer)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -169,3 +182,35 @@ def test_200_malformed_requests_are_refused_and_leave_it_serving(server: Server,
     np.testing.assert_array_equal(server.restore(faces), server.restorer.restore(faces))
     grown = server.peak_memory() - before
     assert grown < 1.5 * 2**30, f"{grown / 2**20:.0f} MiB"
+
+
+def test_the_documented_requests_get_the_documented_answers(
+    server: Server, faces: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = DOCUMENT.replace(":5001/", f":{server.port}/")
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(faces[0]).save("face.png")
+    [script] = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    exec(compile(script, "docs/serving.md", "exec"), {})
+    restored = np.asarray(Image.open("restored.png"))
+    np.testing.assert_array_equal(restored, server.restorer.restore(faces[:1], w=0.25)[0])
+    [(command, answer)] = re.findall(r"```bash\n(curl[^\n]*)\n```\n```\n(.*?)\n```", document)
+    assert (
+        subprocess.run(shlex.split(command), check=True, stdout=subprocess.PIPE, text=True).stdout == answer
+    )
+    for limit in (MAX_PIXELS, MAX_BODY, MAX_BATCH):
+        assert f" {limit:,} " in document
+
+
+def test_the_documented_container_takes_the_model_along(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.store)
+    monkeypatch.chdir(tmp_path)
+    [generate] = documented("mlflow models generate-dockerfile")
+    done = CliRunner().invoke(commands, shlex.split(generate)[2:])
+    assert done.exit_code == 0, done.output
+    [edit] = documented("sed ")
+    subprocess.run(shlex.split(edit), check=True)
+    assert "nginx libgl1 libglib2.0-0" in Path("image/Dockerfile").read_text()
+    assert Path("image/model_dir/artifacts/tgrn/model.safetensors").is_file()
