@@ -1,4 +1,4 @@
-"""`mlflow models serve` on the registered restorer, over HTTP, in a process of its own, as docs/serving.md has it."""
+"""`mlflow models serve` on the registered restorer over HTTP, as docs/serving.md has it."""
 
 import http.client
 import json
