@@ -153,19 +153,20 @@ def _ragged(draw: np.random.Generator) -> Request:
 
 
 def _too_much(draw: np.random.Generator) -> Request:
-    pixel, many = "[1, 2, 3]", int(draw.integers(1025, 3000))
-    texts = {
-        "too many": f'{{"inputs": [{", ".join([f"[[{pixel}]]"] * many)}]}}',
-        "too large": '{"inputs": [[' + ",".join(["[" + ",".join(["[1,2,3]"] * 2049) + "]"] * 2049) + "]]}",
-        "too long": '{"inputs": [' + " " * 2**27 + "]}",
-        "strings": json.dumps({"inputs": ["ab"] * 1_000_000}),
-        "objects": json.dumps({"inputs": [{}] * 1_000_000}),
-        "lists": '{"inputs": [' + "[]," * 4_000_000 + "[]]}",
-        "deep": '{"inputs": ' + "[" * many * 30 + "]" * many * 30 + "}",
-        "digits": '{"inputs": ' + "9" * many * 5 + "}",
+    many = int(draw.integers(1025, 3000))
+    row = "[" + ",".join(["[1,2,3]"] * 2049) + "]"
+    texts: dict[str, Callable[[], str]] = {
+        "too many": lambda: f'{{"inputs": [{", ".join(["[[[1, 2, 3]]]"] * many)}]}}',
+        "too large": lambda: '{"inputs": [[' + ",".join([row] * 2049) + "]]}",
+        "too long": lambda: '{"inputs": [' + " " * 2**27 + "]}",
+        "strings": lambda: json.dumps({"inputs": ["ab"] * many * 100}),
+        "objects": lambda: json.dumps({"inputs": [{}] * many * 100}),
+        "lists": lambda: '{"inputs": [' + "[]," * 4_000_000 + "[]]}",
+        "deep": lambda: '{"inputs": ' + "[" * many * 30 + "]" * many * 30 + "}",
+        "digits": lambda: '{"inputs": ' + "9" * many * 5 + "}",
     }
     name = _pick(draw, list(texts))
-    return Request(name, texts[name].encode())
+    return Request(name, texts[name]().encode())
 
 
 def _wrong_params(draw: np.random.Generator) -> Request:

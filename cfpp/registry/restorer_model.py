@@ -114,7 +114,7 @@ def _answer_requests(intake: Intake) -> None:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Millions of new lists make Python look for cycles again and again: five times as long as making them."""
+    """Millions of new lists make Python look for cycles all the time: five times as long as making them."""
     gc.disable()
     try:
         yield
