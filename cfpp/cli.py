@@ -2,7 +2,7 @@
 
 cfpp profile NAME            merge profiles/NAME.yaml into params.yaml
 cfpp faces OUT               draw a contact sheet of the embedded faces
-cfpp restore OUT IN [IN ...] restore aligned faces with the trained models
+cfpp restore IN [IN ...] OUT restore photographs or aligned faces with the champion
 cfpp testset synthetic A OUT degrade clean faces: a test set with its truth
 cfpp testset align A OUT     find the faces of raw photographs and align them
 cfpp evaluate NAME=DIR ...   measure restorers' pictures, and compare them in one table

@@ -23,6 +23,7 @@ LEAST_SIDE = 16
 
 FEATHER = 0.3  # of half a face's side: over this the mask falls from 1 to 0
 _BORDER = 0.2  # of half a face's side: over twice this two neighbours change places
+_EDGE = 0.03  # of a face's side: over this it gives way to the photograph before the photograph's edge
 _STRIP = 2**21  # pixels that are laid back at once, which bounds the memory of a very large face
 
 
@@ -149,7 +150,7 @@ def paste_faces(photograph: Picture, matrices: np.ndarray, faces: Picture) -> Pi
         back = cv2.invertAffineTransform(matrix)
         for start in range(top, bottom, step):
             end = min(bottom, start + step)
-            mask = _mask(matrix, near, size, (left, start, right, end))[..., None]
+            mask = _mask(matrix, near, size, (left, start, right, end), photograph.shape)[..., None]
             back_here = back - [[0, 0, left], [0, 0, start]]
             laid = resample(face, back_here, (right - left, end - start), cv2.INTER_CUBIC)
             # The shares of all faces in a pixel sum to 1 or less, so that no order of faces overflows.
@@ -176,17 +177,29 @@ def _meet(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> b
 
 
 def _mask(
-    matrix: np.ndarray, near: list[np.ndarray], size: int, box: tuple[int, int, int, int]
+    matrix: np.ndarray,
+    near: list[np.ndarray],
+    size: int,
+    box: tuple[int, int, int, int],
+    shape: tuple[int, ...],
 ) -> np.ndarray:
     """A face's share in the photograph's pixels of `box`, float32 [h, w], 0 to 1.
 
     Args:
         near: the matrices of other faces that may claim some of the pixels.
+        shape: of the photograph.
     """
     own = _distance(matrix, size, box)
     mask = _smooth((1 - own) / FEATHER)
     for other in near:
         mask *= _smooth(0.5 + (_distance(other, size, box) - own) / (2 * _BORDER))
+    # the model saw the ground beyond the photograph's edge, and some of it is in the pixels before the edge
+    scale = float(np.hypot(*matrix[:, 0]))
+    rows, columns = (
+        _smooth((scale * np.minimum(place, length - 1 - place) - 1) / (_EDGE * size)).astype(np.float32)
+        for place, length in ((np.arange(*box[1::2]), shape[0]), (np.arange(*box[::2]), shape[1]))
+    )
+    mask *= rows[:, None] * columns
     return mask
 
 
@@ -197,8 +210,9 @@ def _distance(matrix: np.ndarray, size: int, box: tuple[int, int, int, int]) -> 
     y = np.arange(top, bottom, dtype=np.float64)[:, None]
     total: np.ndarray = np.zeros((bottom - top, right - left), np.float32)
     for row in (matrix - [[0, 0, (size - 1) / 2]]) / (size / 2):
-        total += (row[0] * x + (row[1] * y + row[2])).astype(np.float32) ** 4
-    distance: np.ndarray = np.sqrt(np.sqrt(total))
+        squares = np.square((row[0] * x + row[2]).astype(np.float32) + (row[1] * y).astype(np.float32))
+        total += squares * squares
+    distance: np.ndarray = np.sqrt(np.sqrt(total, out=total), out=total)
     return distance
 
 

@@ -147,7 +147,7 @@ class Restorer:
         _check_w(w)
         if len(i_f) != len(i_g) or batch_size < 1:
             raise RestoreError(f"{len(i_f)} I_F, {len(i_g)} I_G, batch size {batch_size}: do not fit")
-        pair = [self._at_size(pictures) for pictures in (i_f, i_g)]
+        pair = [self.at_size(pictures) for pictures in (i_f, i_g)]
         done = [np.zeros((0, self.size, self.size, 3), np.uint8)]
         for start in range(0, len(i_f), batch_size):
             own, other = (to_tensor(p[start : start + batch_size]).to(self.device) for p in pair)
@@ -172,7 +172,7 @@ class Restorer:
             raise RestoreError(
                 "this restorer knows another prior's pictures only (prior.kind: folder); give it I_F and I_G"
             )
-        lq = self._at_size(pictures)
+        lq = self.at_size(pictures)
         for start in range(0, len(lq), batch_size):
             batch = lq[start : start + batch_size]
             with torch.inference_mode():
@@ -190,7 +190,12 @@ class Restorer:
             out = torch.lerp(out, i_f, w)
         return {"id": i_f, "gp": i_g, "warp": i_warp, "out": out}, flow
 
-    def _at_size(self, pictures: Picture) -> Picture:
+    def at_size(self, pictures: Picture) -> Picture:
+        """Aligned faces, uint8 [B, H, H, 3] RGB, at the model's size.
+
+        Raises:
+            RestoreError: not square 8-bit RGB pictures.
+        """
         shape = pictures.shape
         if pictures.dtype != np.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
             raise RestoreError(

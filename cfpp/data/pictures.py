@@ -79,8 +79,8 @@ def decode_photo(data: bytes, *, min_side: int = 1, max_pixels: int = MAX_PIXELS
     Raises:
         PictureError: empty, truncated, not a picture, too small or too large.
     """
-    with _opened(data, min_side, max_pixels) as image:
-        return _rgb(ImageOps.exif_transpose(image))
+    with opened(data, min_side, max_pixels) as image:
+        return to_rgb(ImageOps.exif_transpose(image))
 
 
 def decode_exactly(data: bytes) -> tuple[Picture, str]:
@@ -95,7 +95,7 @@ def decode_exactly(data: bytes) -> tuple[Picture, str]:
     Raises:
         PictureError: as `decode_photo`; transparent in places; more bits than 8 hold.
     """
-    with _opened(data, 1, MAX_PIXELS) as image:
+    with opened(data, 1, MAX_PIXELS) as image:
         notes = []
         # Pillow alone knows every kind of transparency, OpenCV alone the depth of every kind of picture.
         stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -121,12 +121,17 @@ def decode_exactly(data: bytes) -> tuple[Picture, str]:
             notes.append(f"{image.mode} to RGB")
         if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
             notes.append("turned upright by EXIF")
-        return _rgb(ImageOps.exif_transpose(image)), "; ".join(notes)
+        return to_rgb(ImageOps.exif_transpose(image)), "; ".join(notes)
 
 
 @contextmanager
-def _opened(data: bytes, min_side: int, max_pixels: int) -> Iterator[Image.Image]:
-    """The picture in these bytes, loaded; what goes wrong with it is a PictureError."""
+def opened(data: bytes, min_side: int, max_pixels: int) -> Iterator[Image.Image]:
+    """The picture in these bytes, loaded; what goes wrong with it is a PictureError.
+
+    Args:
+        data: of a file, in one of `FORMATS`.
+        min_side, max_pixels: as in `decode_photo`.
+    """
     if not data:
         raise PictureError("empty file")
     try:
@@ -185,8 +190,12 @@ def _check_size(size: tuple[int, int], min_side: int, max_pixels: int) -> None:
         raise PictureError(f"too small: {width} x {height} has a side under {min_side} pixels")
 
 
-def _rgb(image: Image.Image) -> Picture:
-    """8-bit RGB of any mode."""
+def to_rgb(image: Image.Image) -> Picture:
+    """8-bit RGB of any mode, as `decode_photo` says.
+
+    Raises:
+        PictureError: pixels without a known white point.
+    """
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):  # 16-bit grey PNG and TIFF
         deep: NDArray[Any] = np.asarray(image).astype(np.float64)
         if deep.min() < 0 or deep.max() > 65535:

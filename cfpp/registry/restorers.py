@@ -5,6 +5,7 @@ package, but a module that is imported already stays, so that two versions would
 """
 
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from cfpp.errors import MendableError
 from cfpp.models.weights import read_card
 from cfpp.registry.provenance import RegistryError, Version, find_version, open_store
 from cfpp.restore import Restorer
+
+
+class DeviceError(MendableError, ValueError):
+    """No such device; the message says which there are."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,23 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def named_device(name: str | None) -> torch.device:
+    """The device `cpu`, `cuda` or `cuda:1`; None: see `best_device`.
+
+    Raises:
+        DeviceError: it has another name, or is not here.
+    """
+    if name is None:
+        return best_device()
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise DeviceError(f"device {name}: must be cpu, cuda, or one GPU by its number, as cuda:0")
+    device, count = torch.device(name), torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        there = f"cuda:0 to cuda:{count - 1}" if count else "no GPU that torch can use"
+        raise DeviceError(f"device {name}: there is {there}; cpu works everywhere")
+    return device
+
+
 def open_restorer(
     reference: str, params: MlflowParams, root: Path, device: str | torch.device | None = None
 ) -> Opened:
@@ -56,7 +78,7 @@ def open_restorer(
     """
     device = best_device() if device is None else torch.device(device)
     if Path(reference).is_dir():
-        return _opened(Path(reference), device, reference, None)
+        return open_folder(Path(reference), device)
     version = find_version(open_store(params, root), params.model_name, reference)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
@@ -68,6 +90,15 @@ def open_restorer(
         except (mlflow.MlflowException, OSError) as error:
             raise RegistryError(f"{version.title}: its files cannot be had: {error}") from error
         return _opened(models, device, version.title, version)
+
+
+def open_folder(models: Path, device: str | torch.device | None = None) -> Opened:
+    """The restorer of a folder of prior, dam and tgrn, which needs no registry and no params.
+
+    Raises:
+        WeightsError: a model is missing, damaged, never trained, or of another kind.
+    """
+    return _opened(models, best_device() if device is None else torch.device(device), str(models), None)
 
 
 def _opened(models: Path, device: torch.device, title: str, version: Version | None) -> Opened:

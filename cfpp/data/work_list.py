@@ -1,0 +1,126 @@
+"""What is read and where its results go: files, folders and patterns on one side, one folder on the other."""
+
+import glob
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cfpp.data.folder import SUFFIXES
+from cfpp.errors import MendableError
+
+_OTHERS = frozenset({".gif", ".apng", ".heic", ".heif", ".avif", ".jxl", ".jp2"})
+"""Endings of pictures that cannot be read: worth a reason, where other files are no pictures."""
+
+_MAGIC = frozenset("*?[")
+
+
+class WorkListError(MendableError, ValueError):
+    """Inputs and output do not fit each other; the message says why."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One file to read, and the one to make of it.
+
+    Attributes:
+        source: to read.
+        name: relative to the output folder; for people, too.
+        target: to write.
+    """
+
+    source: Path
+    name: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class WorkList:
+    """Everything to do.
+
+    Attributes:
+        works: in the order of the inputs, and by name within a folder.
+        missing: each input, or folder within one, that cannot be had, and why.
+        ignored: files inside of folders that are no pictures by their names.
+    """
+
+    works: tuple[Work, ...]
+    missing: dict[str, str]
+    ignored: tuple[Path, ...]
+
+    @classmethod
+    def plan(cls, inputs: Sequence[str], out: Path) -> "WorkList":
+        """List the pictures of the inputs, folders recursively, and where each one's result goes.
+
+        Args:
+            inputs: files, folders, or patterns such as `photos/**/*.jpg`.
+            out: folder; a file keeps its name there, and one from within a folder its relative path.
+
+        Raises:
+            WorkListError: the output is, or lies in, an input folder; two files would have one result;
+                or a result would replace an input.
+        """
+        works: list[Work] = []
+        missing: dict[str, str] = {}
+        ignored: list[Path] = []
+        for text in inputs:
+            path = Path(text)
+            if path.is_dir():
+                _refuse_inside(out, path)
+                for inner in _files(path, missing):
+                    if inner.suffix.lower() in SUFFIXES | _OTHERS and not inner.name.startswith("."):
+                        name = inner.relative_to(path)
+                        works.append(Work(inner, name, out / name))
+                    else:
+                        ignored.append(inner)
+            else:
+                found = [path] if os.path.lexists(path) else _matches(text, out)
+                works += [Work(file, Path(file.name), out / file.name) for file in found]
+                if not found:
+                    missing[text] = "no such file or folder"
+        _check(works)
+        return cls(tuple(works), missing, tuple(ignored))
+
+
+def _files(folder: Path, missing: dict[str, str]) -> Iterator[Path]:
+    def note(error: OSError) -> None:
+        missing[str(error.filename)] = f"cannot be listed: {error.strerror}"
+
+    for parent, folders, files in os.walk(folder, onerror=note):
+        folders.sort()
+        yield from (Path(parent, name) for name in sorted(files))
+
+
+def _matches(pattern: str, out: Path) -> list[Path]:
+    """The files that a pattern finds; folders are not entered but by the pattern itself."""
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute patterns)
+    files = sorted(path for path in map(Path, found) if not path.is_dir())
+    steps = itertools.takewhile(lambda part: not _MAGIC.intersection(part), Path(pattern).parts[:-1])
+    if any(file.resolve().is_relative_to(out.resolve()) for file in files):
+        _refuse_inside(out, Path(*steps))
+    return files
+
+
+def _refuse_inside(out: Path, folder: Path) -> None:
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise WorkListError(
+            f"{out}: lies in the input folder {folder}, whose next reading would find the results; "
+            "choose another output folder"
+        )
+
+
+def _check(works: Sequence[Work]) -> None:
+    sources = {work.source.resolve(): work.source for work in works}
+    by_target: dict[Path, Work] = {}
+    for work in works:
+        first = by_target.setdefault(work.target, work)
+        if first is not work:
+            raise WorkListError(
+                f"{first.source} and {work.source} would both become {work.target}; "
+                "give their folders one at a time, or rename one"
+            )
+        if (target := work.target.resolve()) in sources:
+            raise WorkListError(
+                f"{work.target}: would replace the input {sources[target]}; choose another output folder"
+            )
