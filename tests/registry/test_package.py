@@ -84,6 +84,7 @@ def photographs(shared: Path) -> np.ndarray:
 
 def test_package_restores_bit_for_bit_as_the_models_do(packaged: Any, faces: np.ndarray) -> None:
     models, registered, uri = packaged
+    mlflow.set_tracking_uri(uri)
     mlflow.MlflowClient(uri).set_registered_model_alias("restorer", "challenger", registered.version)
     model = load_package("models:/restorer@challenger")
     restorer = Restorer.load(models)
@@ -149,7 +150,10 @@ def run_elsewhere(
     registered: Registered, uri: str, pictures: np.ndarray, params: dict[str, Any], folder: Path
 ) -> tuple[np.ndarray, set[str]]:
     """What the package makes of the pictures in a process without this project, and what it has imported."""
-    model = mlflow.artifacts.download_artifacts(registered.uri, tracking_uri=uri, dst_path=str(folder / "m"))
+    mlflow.set_tracking_uri(
+        uri
+    )  # the registry's address, too, which download_artifacts takes from nowhere else
+    model = mlflow.artifacts.download_artifacts(registered.uri, dst_path=str(folder / "m"))
     np.save(folder / "in.npy", pictures)
     script = f"""
         import sys
