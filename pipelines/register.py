@@ -15,6 +15,7 @@ from cfpp.data.samples import SampleStore
 from cfpp.errors import MendableError
 from cfpp.evaluation.table import flat
 from cfpp.lineage import lineage
+from cfpp.models.face_detector import find_detector
 from cfpp.registry.package import Registered, load_package, log_package, register
 from cfpp.registry.provenance import part_tags
 from cfpp.restore import Restorer
@@ -57,7 +58,9 @@ def register_restorer(session: Session) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"  # as the package chooses
     restorer = Restorer.load(root / MODELS, device)
     tags |= part_tags(root / MODELS, restorer.parts)
-    registered = register(log_package(root / MODELS, restorer.parts, tags), params.mlflow.model_name, tags)
+    detector = detector_weights(restorer, params.weights.root)
+    info = log_package(root / MODELS, restorer.parts, tags, detector)
+    registered = register(info, params.mlflow.model_name, tags)
     client = MlflowClient()
     try:
         checked = verify(registered, restorer, held_out_faces(session.storage))
@@ -77,6 +80,7 @@ def register_restorer(session: Session) -> dict[str, Any]:
         "verified_pictures": checked,
         "size": restorer.size,
         "parts": list(restorer.parts),
+        "detector": None if detector is None else detector.name,
         "tags": tags,
     }
     (root / REPORT).parent.mkdir(exist_ok=True)
@@ -98,6 +102,15 @@ def read_evaluation(path: Path) -> dict[str, float]:
     except FileNotFoundError:
         raise RegisterError(f"{path}: not found; run the evaluate stage first") from None
     return {name: float(value) for name, value in flat(summary).items() if value is not None}
+
+
+def detector_weights(restorer: Restorer, weights_root: str) -> Path | None:
+    """The face detector's weights, which let the package take whole photographs, where there are any."""
+    found = None if restorer.prior is None else find_detector(weights_root)
+    if found is None:
+        log.info("no face detector in weights.root: the package takes aligned faces only")
+        return None
+    return found[1]
 
 
 def held_out_faces(storage: Place) -> dict[str, np.ndarray]:

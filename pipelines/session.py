@@ -47,7 +47,7 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
     "pair": ("run", "pair"),
     "train_tgrn": ("run", "train_tgrn"),
     "evaluate": ("run", "evaluate", "weights"),
-    "register": ("run", "mlflow"),
+    "register": ("run", "mlflow", "weights"),
 }
 
 

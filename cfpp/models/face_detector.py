@@ -61,6 +61,21 @@ class Faces:
         return Faces(self.boxes[places], self.points[places], self.scores[places])
 
 
+def find_detector(
+    weights_root: str | Path, which: DetectorName | None = None
+) -> tuple[DetectorName, Path, ExternalFile] | None:
+    """The weights in `weights_root`, ResNet-50 before mobile0.25; None where there are none.
+
+    Raises:
+        ExternalFileError, ParamsError: as `FaceDetector.load`.
+    """
+    for name in KNOWN if which is None else (which,):
+        found = find_external(weights_root, KNOWN[name])
+        if found is not None:
+            return name, *found
+    return None
+
+
 class FaceDetector:
     """RetinaFace, frozen.
 
@@ -86,14 +101,13 @@ class FaceDetector:
             ExternalFileError: a file of its name is damaged or another one.
             ParamsError: `weights_root` is no folder.
         """
-        names = list(KNOWN) if which is None else [which]
-        for name in names:
-            found = find_external(weights_root, KNOWN[name])
-            if found is not None:
-                path, file = found
-                return cls(_network(name, path, torch.device(device)), file.label)
-        wanted = [file for name in reversed(names) for file in KNOWN[name]]
-        raise DetectorError(f"finding faces {why_missing(weights_root, wanted)}")
+        found = find_detector(weights_root, which)
+        if found is None:
+            names = list(KNOWN) if which is None else [which]
+            wanted = [file for name in reversed(names) for file in KNOWN[name]]
+            raise DetectorError(f"finding faces {why_missing(weights_root, wanted)}")
+        name, path, file = found
+        return cls(_network(name, path, torch.device(device)), file.label)
 
     def detect(self, picture: np.ndarray, confidence: float = CONFIDENCE) -> Faces:
         """The faces of a photograph, largest first.

@@ -1,7 +1,8 @@
 """One MLflow model of the three trained ones: weights, the code that runs them, and exact requirements.
 
 The package loads where this project is not installed. Its code and its requirements are read off the import
-statements that start at `cfpp.restore`, so neither list can fall behind.
+statements that start at the modules which `restorer_model` uses, so neither list can fall behind. The face
+detector for whole photographs, with all that it needs, goes along only where its weights are given.
 """
 
 import importlib.metadata
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from cfpp.imports import ROOT, Code, needed_code, source_of
+from cfpp.serving import Settings
 
-_ENTRY = "cfpp.restore"
+_TYPES = {"w": "double", "aligned": "boolean", "batch_size": "long"}  # MLflow's, of a request's params
 _MODEL_CODE = Path(__file__).with_name("restorer_model.py")
 
 
@@ -32,6 +34,12 @@ class Registered:
     @property
     def uri(self) -> str:
         return f"models:/{self.name}/{self.version}"
+
+
+def package_code(detector: bool) -> Code:
+    """What a package runs; with a face detector, whole photographs too."""
+    photographs = ("cfpp.photographs", "cfpp.models.face_detector") if detector else ()
+    return needed_code("cfpp.restore", "cfpp.serving", *photographs)
 
 
 def copy_code(code: Code, folder: Path) -> Path:
@@ -53,32 +61,47 @@ def requirements(code: Code) -> list[str]:
     return sorted(f"{name.lower()}=={importlib.metadata.version(name).split('+')[0]}" for name in names)
 
 
-def log_package(models: Path, parts: Sequence[str], tags: Mapping[str, str]) -> Any:
+def log_package(
+    models: Path, parts: Sequence[str], tags: Mapping[str, str], detector: Path | None = None
+) -> Any:
     """Log the restorer made of these `parts` of `models` (`Restorer.parts`) in MLflow's active run.
+
+    Args:
+        detector: the face detector's weights, as `find_detector` gives them; None = aligned faces only.
 
     Returns:
         MLflow's ModelInfo.
     """
     import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
 
-    shape = (-1, -1, -1, 3)
-    inputs = Schema([TensorSpec(np.dtype(np.uint8), shape if "prior" in parts else (-1, 2, *shape[1:]))])
-    outputs = Schema([TensorSpec(np.dtype(np.uint8), shape)])
-    code = needed_code(_ENTRY)
+    code = package_code(detector is not None)
+    artifacts = {part: str(models / part) for part in parts}
+    if detector is not None:
+        artifacts["detector"] = str(detector)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # the signature is given, and running the model here once more would prove nothing
         warnings.filterwarnings("ignore", message=".*input example was not provided.*")
         return mlflow.pyfunc.log_model(
             name="restorer",
             python_model=str(_MODEL_CODE),
-            artifacts={part: str(models / part) for part in parts},
-            signature=ModelSignature(inputs=inputs, outputs=outputs),
+            artifacts=artifacts,
+            signature=_signature(pairs="prior" not in parts),
             pip_requirements=requirements(code),
             code_paths=[str(copy_code(code, Path(folder)))],
             tags=dict(tags),
         )
+
+
+def _signature(pairs: bool) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    byte, shape = np.dtype(np.uint8), (-1, -1, -1, 3)
+    return ModelSignature(
+        inputs=Schema([TensorSpec(byte, (-1, 2, *shape[1:]) if pairs else shape)]),
+        outputs=Schema([TensorSpec(byte, shape)]),
+        params=ParamSchema([ParamSpec(name, kind, getattr(Settings, name)) for name, kind in _TYPES.items()]),
+    )
 
 
 def register(model_info: Any, name: str, tags: Mapping[str, str]) -> Registered:

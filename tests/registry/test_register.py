@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cfpp.config import load_params
+from cfpp.lineage import lineage
 from pipelines import register
 from pipelines.session import stage_session
 from tests.tiny_models import SIZE, write_models
@@ -28,6 +29,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     differences = {"out-id": {"psnr": {"mean": 0.5}}}
     summary = {"pictures": {"out": figures}, "differences": differences, "alignment": {"mean": 0.3}}
     (tmp_path / "reports/metrics.json").write_text(json.dumps(summary))
+    (tmp_path / "data/shards").mkdir(parents=True)
+    (tmp_path / "data/shards/manifest.parquet").write_bytes(b"faces")
+    (tmp_path / "dvc.lock").write_text("locked")
+    monkeypatch.setenv("CFPP_GIT_COMMIT", "c" * 40)
     pictures = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
     faces = {"lq": pictures, "id": pictures[::-1], "gp": 255 - pictures}
     monkeypatch.setattr(register, "held_out_faces", lambda storage: faces)
@@ -59,6 +64,10 @@ def test_only_a_version_that_restores_as_the_models_do_becomes_challenger(
     assert version.tags["eval.out-id.psnr"] == "0.5"
     assert "eval.out.lpips" not in version.tags  # not computed is not a number
     assert version.tags["parent_run"] == record["parent_run_id"]
+    pinned = lineage(load_params(), project)
+    assert set(pinned) == {"git_commit", "params_hash", "data_manifest_sha", "dvc_lock_md5"}
+    assert {name: version.tags[name] for name in pinned} == pinned
+    assert record["detector"] is None
     assert client.get_run(record["run_id"]).data.metrics["out.psnr"] == 24.125
 
     class Other:
@@ -91,3 +100,18 @@ def test_a_restorer_of_another_priors_pictures_takes_pairs(project: Path) -> Non
     np.testing.assert_array_equal(model.predict(pairs), expected)
     with pytest.raises(mlflow.MlflowException):
         model.predict(faces["lq"])
+
+
+def test_the_face_detector_goes_along_where_there_is_one(project: Path, shared: Path) -> None:
+    text = (project / "params.yaml").read_text()
+    named = text.replace('weights:\n  root: ""', f"weights:\n  root: {shared / 'weights'}")
+    (project / "params.yaml").write_text(named)
+    record = run()
+    assert record["detector"] == "detection_mobilenet0.25_Final.pth"
+    model = register.load_package(record["model_uri"])
+    grey = np.full((1, 40, 90, 3), 128, np.uint8)
+    np.testing.assert_array_equal(model.predict(grey, params={"aligned": False}), grey)
+
+    models = project / "models"
+    write_models(models, prior_kind="folder")
+    assert run()["detector"] is None  # nothing restores what it would find
