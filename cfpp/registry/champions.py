@@ -33,6 +33,7 @@ from cfpp.registry.acts import (
 from cfpp.registry.provenance import RegistryError, all_versions, answering, find_version, open_store
 from cfpp.registry.runs import Store
 
+REFUSED = "refused_by_gate"  # tag of a version: when, and by which rules
 PATIENCE = 60.0  # seconds that an act waits for another one to end
 
 
@@ -105,6 +106,11 @@ class Champions:
             find_version(self.store, self.name, version)
             return self._perform(reign, "force" if forced else "promote", version, why, figures)
 
+    def note_refusal(self, version: str, text: str) -> None:
+        """Leave on a version that the gate refused it; the next promotion takes it away."""
+        with answering(self.store.uri):
+            self._client().set_model_version_tag(self.name, version, REFUSED, text)
+
     def roll_back(self, *, why: str, check: Callable[[str], None], to: str = "") -> Act:
         """Make the champion before this one the champion again.
 
@@ -150,6 +156,8 @@ class Champions:
             for number, tags in version_tags(act).items():
                 for key, value in tags.items() if number in numbers else ():
                     client.set_model_version_tag(self.name, number, key, value)
+            if act.after in numbers and REFUSED in client.get_model_version(self.name, act.after).tags:
+                client.delete_model_version_tag(self.name, act.after, REFUSED)
             self._write(act)
 
     @contextmanager
