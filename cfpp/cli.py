@@ -18,6 +18,8 @@ cfpp verify                  compare every byte of data/ with the manifests
 cfpp verify --absent KEY ... prove that nothing names a face any more
 cfpp lineage KEY             follow a face from its source to the models that learnt from it
 cfpp lineage --model VERSION walk from a model version back to its data
+cfpp registry list           show the versions of the restorer, their aliases and figures
+cfpp registry history        say who was champion when, by whom and why
 """
 
 import argparse
@@ -35,6 +37,7 @@ from cfpp.commands import (
     faces,
     params,
     prior,
+    registry,
     restore,
     testset,
     weights,
@@ -48,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="cfpp", description="CodeFormer++ pipelines")
     commands = parser.add_subparsers(dest="command", required=True)
-    for group in (params, doctor, faces, restore, demo, testset, evaluate, prior, controlled, audit, weights):
+    tools = (params, doctor, faces, testset, evaluate, prior, controlled, audit, weights)
+    for group in (restore, demo, registry, *tools):
         group.add_parser(commands)
 
     options = parser.parse_args(arguments)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from cfpp.gate_params import PromoteParams
 from cfpp.schema import ParamsError, build, fraction, not_negative, positive, require, to_dict
 from cfpp.training_params import (
     LATENT_SIDE,
@@ -218,6 +219,7 @@ class Params:
     evaluate: EvaluateParams
     weights: WeightsParams
     mlflow: MlflowParams
+    promote: PromoteParams
 
     def __post_init__(self) -> None:
         levels, trained = len(self.prior.network.multipliers), self.prior.source == "train"
