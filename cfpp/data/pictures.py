@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cfpp.errors import MendableError
@@ -93,10 +93,13 @@ def decode_exactly(data: bytes) -> tuple[Picture, str]:
         uint8 [H, W, 3] RGB, and what was done to it ("" = nothing).
 
     Raises:
-        PictureError: as `decode_photo`; transparent in places; more bits than 8 hold.
+        PictureError: as `decode_photo`; transparent in places; more bits than 8 hold; several frames.
     """
     with opened(data, 1, MAX_PIXELS) as image:
         notes = []
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # whose later pictures are previews and depths
+            raise PictureError(f"{frames} frames or pages: save the one that is meant")
         # Pillow alone knows every kind of transparency, OpenCV alone the depth of every kind of picture.
         stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if stored is None:
@@ -121,6 +124,8 @@ def decode_exactly(data: bytes) -> tuple[Picture, str]:
             notes.append(f"{image.mode} to RGB")
         if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
             notes.append("turned upright by EXIF")
+        if (profile := _profile_name(image)) and "srgb" not in profile.lower():
+            notes.append(f"colour profile not applied: {profile}")
         return to_rgb(ImageOps.exif_transpose(image)), "; ".join(notes)
 
 
@@ -173,6 +178,18 @@ def to_pictures(images: Tensor) -> Picture:
     """float [B, 3, H, W] in [-1, 1] to uint8 [B, H, W, 3], clamped and rounded."""
     pixels = ((images.detach().float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _profile_name(image: Image.Image) -> str:
+    """What the picture's colour profile calls itself; "" without one."""
+    if not image.info.get("icc_profile"):
+        return ""
+    try:
+        return ImageCms.getProfileDescription(
+            ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        ).strip()
+    except (ImageCms.PyCMSError, OSError):
+        return "unreadable"
 
 
 def _decode(data: bytes, flag: int) -> Picture:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from cfpp.data.pictures import (
     PictureError,
@@ -173,6 +173,25 @@ def test_what_becomes_rgb_is_said_to() -> None:
 def test_what_has_not_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(PictureError, match=reason):
         decode_exactly(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_frames_behind_the_first_are_not_lost_in_silence(kind: str) -> None:
+    frames = [Image.fromarray(NOISE), Image.fromarray(255 - NOISE)]
+    data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
+    with pytest.raises(PictureError, match="2 frames or pages"):
+        decode_exactly(data)
+
+
+def test_a_colour_profile_that_is_not_applied_is_said() -> None:
+    def with_profile(name: str) -> bytes:
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
+        return saved(Image.fromarray(NOISE), "PNG", icc_profile=profile)
+
+    assert decode_exactly(with_profile("sRGB"))[1] == ""
+    picture, note = decode_exactly(with_profile("LAB"))
+    assert note.startswith("colour profile not applied: ")
+    np.testing.assert_array_equal(picture, NOISE)
 
 
 def test_a_transparent_colour_of_16_bits_is_refused() -> None:
