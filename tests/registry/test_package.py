@@ -30,17 +30,14 @@ NEVER_IMPORTED = TRAINING - {"pyarrow", "setuptools"}  # these two MLflow and to
 DETECTING = {"facexlib", "torchvision"}
 
 
-def package(
-    root: Path, detector: Path | None = None, prior_kind: str = "codeformer"
-) -> tuple[Registered, str]:
+def package(root: Path, detector: Path | None = None) -> tuple[Registered, str]:
     """Tiny models, registered; and the tracking URI."""
-    models = write_models(root / "models", prior_kind=prior_kind)
-    parts = PARTS if prior_kind == "codeformer" else PARTS[1:]
+    models = write_models(root / "models")
     store = Store.open(PARAMS, root)
     run = store.start_stage("register", store.start_parent("p", PARAMS, {}), {})
     try:
         tags = {"git_commit": "abc"}
-        return register(log_package(models, parts, tags, detector), "restorer", tags), store.uri
+        return register(log_package(models, PARTS, tags, detector), "restorer", tags), store.uri
     finally:
         run.end("FINISHED")
 
