@@ -12,7 +12,7 @@ repro: .venv/.ready
 	dvc repro
 
 test: lint
-	pytest
+	pytest -n 2 --dist loadgroup
 
 lint: .venv/.ready
 	ruff check .

@@ -20,6 +20,13 @@ settings.load_profile("patient")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What goes to one of xdist's processes as a whole: all that starts a Ray, and else each file."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of facts, faces and weights beside the repository ($CFPP_SHARED names another)."""
