@@ -16,6 +16,8 @@ cfpp verify                  compare every byte of data/ with the manifests
 cfpp verify --absent KEY ... prove that nothing names a face any more
 cfpp lineage KEY             follow a face from its source to the models that learnt from it
 cfpp lineage --model VERSION walk from a model version back to its data
+cfpp registry list           show the versions of the restorer, their aliases and figures
+cfpp registry history        say who was champion when, by whom and why
 """
 
 import argparse
@@ -23,7 +25,18 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from cfpp.commands import audit, controlled, evaluate, faces, params, prior, restore, testset, weights
+from cfpp.commands import (
+    audit,
+    controlled,
+    evaluate,
+    faces,
+    params,
+    prior,
+    registry,
+    restore,
+    testset,
+    weights,
+)
 from cfpp.errors import MendableError
 
 
@@ -31,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="cfpp", description="CodeFormer++ pipelines")
     commands = parser.add_subparsers(dest="command", required=True)
-    for group in (params, faces, restore, testset, evaluate, prior, controlled, audit, weights):
+    for group in (params, faces, restore, testset, evaluate, prior, controlled, audit, registry, weights):
         group.add_parser(commands)
 
     options = parser.parse_args(arguments)

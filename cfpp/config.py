@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from cfpp.gate_params import PromoteParams
 from cfpp.schema import ParamsError, build, fraction, not_negative, positive, require, to_dict
 from cfpp.training_params import (
     LATENT_SIDE,
@@ -228,6 +229,7 @@ class Params:
     evaluate: EvaluateParams
     weights: WeightsParams
     mlflow: MlflowParams
+    promote: PromoteParams
     retrain: RetrainParams
 
     def __post_init__(self) -> None:

@@ -68,7 +68,7 @@ def open_store(params: MlflowParams, root: Path) -> Store | None:
     uri = absolute_uri(params.tracking_uri, root)
     if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file():
         return None
-    with _answering(uri):
+    with answering(uri):
         return Store.open(params, root)
 
 
@@ -82,7 +82,7 @@ def all_versions(store: Store, name: str) -> list[Version]:
 
     quote = '"' if "'" in name else "'"
     named = f"name = {quote}{name}{quote}"
-    with _answering(store.uri):
+    with answering(store.uri):
         mlflow.set_tracking_uri(store.uri)
         models = mlflow.search_registered_models(filter_string=named)
         found = mlflow.search_model_versions(filter_string=named)
@@ -103,10 +103,10 @@ def find_version(store: Store | None, name: str, reference: str) -> Version:
     if reference.startswith(_MODELS):
         path = reference.removeprefix(_MODELS)
         name, _, wanted = path.partition("@" if "@" in path else "/")
+    found = _look_up(store, name, wanted) if store else None
+    if found is not None:
+        return found
     versions = all_versions(store, name) if store else []
-    for version in versions:
-        if wanted == version.number or wanted in version.aliases:
-            return version
     titles = (
         ", ".join(version.title for version in versions) or f"no version of {name}; run dvc repro register"
     )
@@ -140,7 +140,7 @@ def training_runs(store: Store | None) -> dict[str, list[str]]:
 
     if store is None:
         return {}
-    with _answering(store.uri):
+    with answering(store.uri):
         runs: list[Any] = mlflow.search_runs(
             [store.experiment_id],
             "tags.weights_from != ''",
@@ -153,8 +153,27 @@ def training_runs(store: Store | None) -> dict[str, list[str]]:
     return found
 
 
+def _look_up(store: Store, name: str, wanted: str) -> Version | None:
+    """One version in one question: a list of versions and one of aliases may be of different moments."""
+    import mlflow
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    client = mlflow.MlflowClient(store.uri)
+    absent = {ErrorCode.Name(code) for code in (INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST)}
+    with answering(store.uri):
+        mlflow.set_tracking_uri(store.uri)
+        ask = client.get_model_version if wanted.isdigit() else client.get_model_version_by_alias
+        try:
+            found = ask(name, wanted)
+        except mlflow.MlflowException as error:
+            if error.error_code in absent:  # of such a name, or of none that is allowed
+                return None
+            raise
+    return _version(found, dict.fromkeys(found.aliases, found.version))
+
+
 @contextmanager
-def _answering(uri: str) -> Iterator[None]:
+def answering(uri: str) -> Iterator[None]:
     """Say which setting names the store that does not answer."""
     import mlflow
 
