@@ -124,8 +124,8 @@ class Submitter:
         return found
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """Of the command's options."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.submit_retrain", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--address", required=True, help="of the job server, http://HEAD:8265")
@@ -134,7 +134,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--now", action="store_true", help="retrain in any case")
     parser.add_argument("--again", action="store_true", help="once more in this period, after a failure")
     parser.add_argument("--wait", type=float, default=24 * 365, metavar="HOURS", help="watch no longer")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     now = " --now" if options.now else ""
     entrypoint = f"cd {shlex.quote(options.project)} && exec python -m pipelines.retrain{now}"

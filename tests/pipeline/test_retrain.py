@@ -5,17 +5,22 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from cfpp.config import MlflowParams, load_params
+from cfpp.registry.runs import Store
 from pipelines.host import Process
 from pipelines.repro import marked, mend
+from pipelines.retrain import find_reason
 from pipelines.retrain_lock import LOCK, LockedError, Owner, held, read
 from pipelines.retrain_state import Attempt, Child, Finished, State, StateError, load, save
 from tests.pipeline.project import REPOSITORY, Project
@@ -206,6 +211,47 @@ def test_what_a_killed_dvc_leaves_is_mended(project: Project) -> None:
         assert rwlock.exists()
     finally:
         sleeper.kill()
+
+
+def test_the_reasons_to_retrain(tmp_path: Path) -> None:
+    import mlflow
+
+    params = replace(
+        load_params(REPOSITORY / "params.yaml"),
+        mlflow=MlflowParams(tracking_uri="sqlite:///mlflow.db", experiment="faces", model_name="restorer"),
+    )
+
+    def reason(days: float = 0.0, state: State | None = None) -> tuple[str, str]:
+        retrain = replace(params.retrain, max_age_days=days)
+        return find_reason(replace(params, retrain=retrain), tmp_path, state or State())
+
+    manifest = tmp_path / "data/shards/manifest.parquet"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_bytes(b"faces")
+    sha = hashlib.sha256(b"faces").hexdigest()
+    assert reason()[0] == "no version was ever registered"
+    store = Store.open(params.mlflow, tmp_path)
+    client = mlflow.MlflowClient(store.uri)
+    client.create_registered_model("restorer")
+    for number, data in enumerate(("0" * 64, sha)):
+        client.create_model_version("restorer", f"file:///v{number}", tags={"data_manifest_sha": data})
+    try:
+        nothing, why_not = reason()
+        assert nothing == ""
+        assert re.match(r"data/shards is what restorer version 2 was made of, \d+ s ago", why_not)
+        # after a refused or failed version, what the last finished attempt saw counts
+        seen = State(finished=Finished("r7", time.time() - 3 * 86400, "0" * 64, "1", "refused"))
+        assert reason(state=seen)[0] == "data/shards is not what the retraining r7 was made of"
+        same = State(finished=replace(seen.finished, manifest=sha))
+        assert reason(state=same) == ("", "data/shards is what the retraining r7 was made of, 0 s ago")
+        manifest.write_bytes(b"more faces")
+        assert reason()[0] == "data/shards is not what restorer version 2 was made of"
+        manifest.write_bytes(b"faces")
+        # by age, of whatever came last
+        assert reason(days=1e-9)[0].startswith("the last one is ")
+        assert "; by age in 2.0 days" in reason(days=2, state=same)[1]
+    finally:
+        mlflow.set_tracking_uri(None)
 
 
 # the lock
