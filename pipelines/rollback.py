@@ -2,9 +2,9 @@
 
 python -m pipelines.rollback --reason TEXT [--to VERSION]
 
-The version is opened first, every weight checked: one that cannot serve is refused, and nothing moves. A second
-rollback goes one further back, never to a version that was rolled back from. Exit code: 0, done; 2, wrong
-options; 1, not done, and the last line says why.
+The version is opened first, every weight checked: one that cannot serve is refused, and nothing moves.
+Another rollback goes one further back, never to a version that was rolled back from. Exit code: 0, done; 2,
+wrong options; 1, not done, and the last line says why.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Prior, DAM and TGRN of a few thousand weights with a fixed seed, saved as the training stages save them."""
+"""Prior, DAM and TGRN of a few thousand weights by a seed, saved as the training stages save them."""
 
 from pathlib import Path
 
@@ -28,17 +28,25 @@ TGRN_CONFIG = {"widths": [8, 8, 8], "res_blocks": 1, "texture_attention": True, 
 
 
 def write_models(
-    folder: Path, alignment: str = "dam", prior_kind: str = "codeformer", steps: int = 1
+    folder: Path,
+    alignment: str = "dam",
+    prior_kind: str = "codeformer",
+    steps: int = 1,
+    seed: int = 7,
+    change: float = 0.1,
 ) -> Path:
-    """Write prior/, dam/ and tgrn/ into `folder`; each of the three visibly does something."""
+    """Write prior/, dam/ and tgrn/ into `folder`; each of the three visibly does something.
+
+    `change` is how much TGRN does to I_F: by chance, so that more is worse.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
+        torch.manual_seed(seed)
         prior = CodeFormer(NETWORK, SIZE)
         dam = DAM(tuple(DAM_CONFIG["widths"]), DAM_CONFIG["integration_steps"])
         tgrn = TGRN(widths=(8, 8, 8), res_blocks=1, texture_attention=True, spatial_attention=False)
         # both start at "change nothing"; these have learnt something
         torch.nn.init.normal_(dam.flow.weight, 0.0, 0.5)
-        torch.nn.init.normal_(tgrn.last.weight, 0.0, 0.1)
+        torch.nn.init.normal_(tgrn.last.weight, 0.0, change)
     save_model(
         folder / "prior", prior, Card(kind="codeformer", config=network_config(NETWORK, SIZE), steps=steps)
     )
