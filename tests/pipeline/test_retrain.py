@@ -249,7 +249,7 @@ def test_the_reasons_to_retrain(tmp_path: Path) -> None:
         manifest.write_bytes(b"faces")
         # by age, of whatever came last
         assert reason(days=1e-9)[0].startswith("the last one is ")
-        assert "; by age in 2.0 days" in reason(days=2, state=same)[1]
+        assert "; by age in 3.0 days" in reason(days=3, state=same)[1]
     finally:
         mlflow.set_tracking_uri(None)
 
