@@ -22,7 +22,7 @@ from pathlib import Path
 from cfpp.config import Params, load_params
 from cfpp.errors import MendableError
 from cfpp.lineage import MANIFEST, UNKNOWN, file_hash
-from pipelines.repro import Repro, log_path
+from pipelines.repro import Repro, ReproError, log_path
 from pipelines.retrain_lock import Lock, LockedError, age, held
 from pipelines.retrain_report import write_report
 from pipelines.retrain_state import Attempt, Child, State, load, save
@@ -84,10 +84,9 @@ class Retrain:
         self._dvc(name).settle(self.state.child)
         attempt = self.state.attempt
         if attempt is not None:
-            where = f"at {attempt.step}" + (
-                f", where it had failed: {attempt.error}" if attempt.error else ""
-            )
-            log.info("going on with the attempt of %s ago %s", age(time.time() - attempt.started), where)
+            stopped = f", where it had stopped: {attempt.error}" if attempt.error else ""
+            since = age(time.time() - attempt.started)
+            log.info("going on with the attempt of %s ago at %s%s", since, attempt.step, stopped)
         elif now:
             attempt = Attempt(name, "--now", time.time())
         else:
@@ -100,7 +99,10 @@ class Retrain:
     def _triggered(self, name: str) -> Attempt | None:
         """An attempt, if there is a reason for one; its faces are up to date by then."""
         begin = time.monotonic()
-        self._dvc(name).run("repro", *self._look_again(), "shard")
+        try:
+            self._dvc(name).run("repro", *self._look_again(), "shard")
+        except ReproError as error:
+            raise self._failure("data", name, error) from error
         seconds = time.monotonic() - begin
         reason, why_not = find_reason(self.params, self.root, self.state)
         if reason:
@@ -130,12 +132,18 @@ class Retrain:
                 why = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
                 self._save(attempt=attempt.stopped(time.monotonic() - begin, why[:2000]))
                 if isinstance(error, MendableError):
-                    raise RetrainError(
-                        f"stopped at {attempt.step}: {error}\nlog: {log_path(self.root, attempt.id)}\n"
-                        f"the champion is untouched; python -m pipelines.retrain goes on from there"
-                    ) from error
+                    raise self._failure(attempt.step, attempt.id, error) from error
                 raise
         return self._report(attempt)
+
+    def _failure(self, step: str, name: str, error: MendableError) -> RetrainError:
+        champion = "the champion is untouched"
+        if step == "gate":  # it may have failed right after the promotion
+            champion = "cfpp registry history says who is champion"
+        return RetrainError(
+            f"stopped at {step}: {error}\nlog: {log_path(self.root, name)}\n"
+            f"{champion}; python -m pipelines.retrain goes on from there"
+        )
 
     def _step_data(self, attempt: Attempt) -> Attempt:
         begin = time.monotonic()

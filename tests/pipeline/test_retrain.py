@@ -98,18 +98,21 @@ def test_one_start_runs_the_graph_and_the_gate_and_reports(project: Project) -> 
 
 def test_a_failing_stage_is_named_the_champion_stays_and_the_next_start_goes_on(project: Project) -> None:
     (project.folder / "champion").write_text("0")
-    (project.folder / "fail").touch()
+    (project.folder / "fail").write_text("shard")
+    text = project.run(*RETRAIN, code=1)
+    assert "stopped at data: stage shard: dvc repro shard ended with 255" in text
+    assert load(project.folder).attempt is None
+    (project.folder / "fail").write_text("train")
     text = project.run(*RETRAIN, "--now", code=1)
     assert "stopped at repro: stage train: dvc repro ended with 255" in text
     assert "the disk is full of holes" in text
-    [log] = (project.folder / ".cfpp").glob("retrain-*.log")
-    assert str(log) in text
+    assert [log for log in (project.folder / ".cfpp").glob("retrain-*.log") if str(log) in text]
     assert (project.folder / "champion").read_text() == "0"
     (project.folder / "fail").unlink()
     text = project.run(*RETRAIN)
     assert "going on with the attempt" in text
     assert "at repro, where it had stopped: ReproError: stage train" in text
-    assert ledger(project).count("shard begin") == 1
+    assert ledger(project).count("shard end") == 1
     assert project.json("reports/retrain.json")["starts"] == 2
     whole(project)
 
@@ -127,7 +130,7 @@ def test_a_second_start_is_refused_and_sigterm_ends_the_graph_in_a_way_that_goes
     assert marked(project.folder) == []
     attempt = load(project.folder).attempt
     assert attempt
-    assert (attempt.step, attempt.error) == ("data", "interrupted")
+    assert (attempt.step, attempt.error) == ("repro", "interrupted")
     assert "shard end" not in ledger(project)
     (project.folder / "seconds").write_text("0.1")
     project.run(*RETRAIN)
@@ -243,7 +246,7 @@ def test_the_reasons_to_retrain(tmp_path: Path) -> None:
         seen = State(finished=Finished("r7", time.time() - 3 * 86400, "0" * 64, "1", "refused"))
         assert reason(state=seen)[0] == "data/shards is not what the retraining r7 was made of"
         same = State(finished=replace(seen.finished, manifest=sha))
-        assert reason(state=same) == ("", "data/shards is what the retraining r7 was made of, 0 s ago")
+        assert reason(state=same)[1].startswith("data/shards is what the retraining r7 was made of, ")
         manifest.write_bytes(b"more faces")
         assert reason()[0] == "data/shards is not what restorer version 2 was made of"
         manifest.write_bytes(b"faces")
