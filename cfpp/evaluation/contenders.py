@@ -68,8 +68,9 @@ def score(
         for start in starts:
             places = range(start, min(start + batch_size, len(store)))
             pictures = _stacked(store, places)
-            for name in store.columns:
-                digest.update(pictures[name].tobytes())
+            for place in range(len(places)):
+                for name in store.columns:
+                    digest.update(pictures[name][place].tobytes())
             truth = pictures["hq"]
             figures = {
                 name: instruments.against(_at(_restored(restorer, pictures), truth.shape[1]), truth)

@@ -28,7 +28,7 @@ def mean_improvement(gains: np.ndarray, people: Sequence[str], bootstrap: Bootst
     """The mean gain with a bootstrap interval over people that is as wide as Student's where they are few.
 
     The plain percentile interval of n people is too narrow by sqrt((n - 1) / n) and by the normal quantile in
-    place of Student's: with 10 people it misses in 9 % of cases instead of 5 %. The expanded percentile
+    place of Student's: with 10 people it misses in 10 % of cases instead of 5 %. The expanded percentile
     interval (Hesterberg 2015, "What teachers should know about the bootstrap", 5.3) reads further out.
 
     Args:
