@@ -28,7 +28,7 @@ log = logging.getLogger("pipelines.submit_retrain")
 
 PERIODS = ("day", "week", "month")
 STILL_RUNS = 5  # exit code
-POLL = 10.0  # seconds between two looks at the job
+POLL = 10.0  # seconds between two looks at the job, at most
 PATIENCE = 600.0  # seconds that the cluster may be out of sight
 LAST_LINES = 40
 HEADERS = "RAY_JOB_HEADERS"  # environment variable, as of `ray job`: JSON, for a proxy that wants a token
@@ -53,7 +53,7 @@ class Submitter:
     Attributes:
         client: Ray's.
         entrypoint: the job's command.
-        poll: seconds between two looks.
+        poll: seconds between two looks, at most.
     """
 
     client: Any
@@ -109,7 +109,7 @@ class Submitter:
             if time.monotonic() - start > hours * 3600:
                 log.warning("%s still runs; start this again to watch it on", job)
                 return STILL_RUNS
-            time.sleep(self.poll)
+            time.sleep(min(self.poll, 0.5 + (time.monotonic() - start) / 10))
         lines = self.client.get_job_logs(job).splitlines()[-LAST_LINES:]
         log.info("%s ended as %s; its last lines:\n%s", job, info.status.value, "\n".join(lines))
         return 0 if info.status.value == "SUCCEEDED" else info.driver_exit_code or 1
