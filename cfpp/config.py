@@ -204,6 +204,16 @@ class MlflowParams:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrainParams:
+    max_age_days: float
+    stale_after_hours: float
+
+    def __post_init__(self) -> None:
+        not_negative(self, "max_age_days")
+        positive(self, "stale_after_hours")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Params:
     """The whole of params.yaml."""
 
@@ -220,6 +230,7 @@ class Params:
     weights: WeightsParams
     mlflow: MlflowParams
     promote: PromoteParams
+    retrain: RetrainParams
 
     def __post_init__(self) -> None:
         levels, trained = len(self.prior.network.multipliers), self.prior.source == "train"

@@ -87,6 +87,8 @@ def promote(
     challenger, champion = _contenders(champions, params, reference)
     if champion is not None and challenger.number == champion.number:
         log.info("%s is the champion already", challenger.title)
+        if not dry_run:
+            champions.settle()  # it may be so by a promotion that was killed right after it
         same = {"decision": "already champion", "challenger": challenger.number}
         return Outcome("already champion", "", same)
     opened = {CHALLENGER: _open(challenger, params, root)}

@@ -255,7 +255,12 @@ def test_the_reduced_schema_refuses(what: str) -> None:
 
 def test_scheduled_and_standing_cluster_are_one() -> None:
     found = manifests()
-    assert found["RayCronJob"]["spec"]["jobTemplate"]["rayClusterSpec"] == found["RayCluster"]["spec"]
+    scheduled = copy.deepcopy(found["RayCronJob"]["spec"]["jobTemplate"]["rayClusterSpec"])
+    head = pods(scheduled)[0]
+    claim = head["volumes"].pop()["persistentVolumeClaim"]["claimName"]
+    assert claim == load("deploy/kuberay/workspace.yaml")["metadata"]["name"]
+    assert head["containers"][0]["volumeMounts"].pop() == {"name": "work", "mountPath": "/work"}
+    assert scheduled == found["RayCluster"]["spec"]
     assert found["RayJob"]["spec"]["clusterSelector"] == {
         "ray.io/cluster": found["RayCluster"]["metadata"]["name"]
     }
@@ -267,8 +272,10 @@ def test_the_schedule_has_five_fields_and_jobs_run_the_graph_of_the_image() -> N
     assert re.fullmatch(r"[\d*/,-]+( [\d*/,-]+){4}", found["RayCronJob"]["spec"]["schedule"])
     workdir = re.search(r"^WORKDIR (\S+)$", (REPOSITORY / "deploy" / "Dockerfile").read_text(), re.M)
     assert workdir
-    for spec in (found["RayJob"]["spec"], found["RayCronJob"]["spec"]["jobTemplate"]):
-        assert spec["entrypoint"] == f"dvc --cd {workdir[1]} repro"
+    assert found["RayJob"]["spec"]["entrypoint"] == f"dvc --cd {workdir[1]} repro"
+    shell, script, work = found["RayCronJob"]["spec"]["jobTemplate"]["entrypoint"].split()
+    assert (REPOSITORY / Path(script).relative_to(workdir[1])).is_file()
+    assert (shell, work.split("/")[1]) == ("bash", "work")
 
 
 def test_kuberay_runs_the_locked_ray_in_an_image_of_this_version() -> None:

@@ -106,6 +106,15 @@ class Champions:
             find_version(self.store, self.name, version)
             return self._perform(reign, "force" if forced else "promote", version, why, figures)
 
+    def settle(self) -> None:
+        """Put in order what an act that was killed has left undone.
+
+        Raises:
+            RegistryError: another act does not end, or the store does not answer.
+        """
+        with self._acting():
+            pass
+
     def note_refusal(self, version: str, text: str) -> None:
         """Leave on a version that the gate refused it; the next promotion takes it away."""
         with answering(self.store.uri):

@@ -15,6 +15,7 @@ import numpy as np
 from filelock import FileLock
 
 from cfpp.config import MlflowParams, to_dict
+from cfpp.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Store:
         folder = root / ".cfpp"
         folder.mkdir(exist_ok=True)
         with FileLock(folder / "tracking.lock"):
+            _create_database(uri)
             mlflow.set_tracking_uri(uri)
             client = mlflow.MlflowClient(uri)
             experiment = client.get_experiment_by_name(params.experiment)
@@ -153,6 +155,22 @@ def close_parent(uri: str, run_id: str, status: str) -> None:
         client.set_terminated(child.info.run_id, KILLED)
     if run.info.status == "RUNNING":
         client.set_terminated(run_id, status)
+
+
+def _create_database(uri: str) -> None:
+    """Make a SQLite file that does not exist yet, whole or not at all.
+
+    MLflow makes its tables one by one in place; killed meanwhile, it leaves a file that it never opens again.
+    """
+    path = Path(uri.removeprefix(_SQLITE))
+    if not uri.startswith(_SQLITE) or path.exists():
+        return
+    from mlflow.store.db import utils
+
+    with replacing(path) as partial:
+        engine = utils.create_sqlalchemy_engine(f"{_SQLITE}{partial}")
+        utils._initialize_tables(engine)
+        engine.dispose()
 
 
 def _client(uri: str) -> Any:

@@ -109,6 +109,22 @@ def test_again_with_nothing_changed_no_stage_runs(project: Project) -> None:
     assert {path: path.stat().st_mtime_ns for path in (project.folder / "data").rglob("*.tar")} == before
 
 
+def test_retrain_puts_what_the_graph_made_before_the_gate(project: Project) -> None:
+    process = project.start("python", "-m", "pipelines.retrain", "--now")
+    text, _ = process.communicate()
+    report = project.json("reports/retrain.json")
+    assert process.returncode == {"promoted": 0, "refused": 3}[report["decision"]], text[-6000:]
+    version = report["version"]
+    assert version == project.json("reports/registered.json")["version"]
+    assert report["record"] == project.json("reports/promotion.json")
+    champions = project.sql("select version from registered_model_aliases where alias = 'champion'")
+    assert champions == ([(int(version),)] if report["decision"] == "promoted" else [])
+    # no faces have come since
+    assert "nothing to do: data/shards is what the retraining" in project.run(
+        "python", "-m", "pipelines.retrain"
+    )
+
+
 def test_one_worker_writes_the_bytes_of_two_and_a_knob_redoes_only_what_follows(
     project: Project,
 ) -> None:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from cfpp.synthesis.restored import restored_config_hash, restored_spec
 from cfpp.synthesis.shard_work import ShardTask, WorkerSpec, make_shard
 from cfpp.synthesis.tars import plan_from
 from pipelines.jobs import JobError, check_reachable
+from pipelines.submit_retrain import STILL_RUNS, SubmitError, Submitter, connect
 from tests.pipeline.project import REPOSITORY, Project
 from tests.s3 import BUCKET, S3Server, free_port
 
@@ -238,3 +240,49 @@ def test_what_cannot_work_is_said_before_any_work(
     assert time.monotonic() - start < 120
     with pytest.raises(JobError, match="no cluster answers"):
         check_reachable("127.0.0.1:9")
+
+
+def test_a_schedule_that_fires_twice_submits_one_job_and_returns_its_exit_code(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    client = JobSubmissionClient(cluster.jobs)
+    count, verdict = tmp_path / "count", tmp_path / "verdict"
+    verdict.write_text("3")
+    entrypoint = f"echo x >> {count}; sleep 2; exit $(cat {verdict})"
+    fires = [Submitter(client, entrypoint, poll=0.2) for _ in range(4)]
+    with ThreadPoolExecutor(len(fires)) as threads:  # at the very same moment
+        jobs = list(threads.map(lambda fire: fire.submit("retrain-2026-w48"), fires))
+        codes = list(threads.map(lambda fire: fire.watch(jobs[0], 1.0), fires))
+    assert set(jobs) == {"retrain-2026-w48"}
+    assert codes == [3, 3, 3, 3]  # of the gate that refused
+    assert count.read_text().split() == ["x"]
+    verdict.write_text("0")
+    assert fires[0].watch(fires[0].submit("retrain-2026-w48"), 1.0) == 3  # the period has had its run
+    again = fires[0].submit("retrain-2026-w48", again=True)
+    assert again == "retrain-2026-w48-2"
+    assert fires[1].submit("retrain-2026-w48", again=True) == again  # it runs
+    assert fires[1].watch(again, 0.0) == STILL_RUNS
+    assert fires[1].watch(again, 1.0) == 0
+    assert fires[2].submit("retrain-2026-w48") == again
+    assert count.read_text().split() == ["x", "x"]
+
+
+def test_the_submitted_command_runs_in_the_project_on_the_head(cluster: Cluster, tmp_path: Path) -> None:
+    project = tmp_path / "a project"
+    (project / "pipelines").mkdir(parents=True)
+    (project / "pipelines/__init__.py").touch()
+    (project / "pipelines/retrain.py").write_text(
+        "import sys, pathlib; pathlib.Path('ran').write_text(' '.join(sys.argv[1:])); sys.exit(4)"
+    )
+    words = ["--address", cluster.jobs, "--project", str(project), "--period", "day", "--now"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.submit_retrain", *words],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 4, done.stderr
+    assert (project / "ran").read_text() == "--now"
+    with pytest.raises(SubmitError, match="no cluster answers there"):
+        connect("http://127.0.0.1:9")

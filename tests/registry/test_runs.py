@@ -1,6 +1,10 @@
 """Parent and stage runs in a store on disk."""
 
 import dataclasses
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -28,6 +32,26 @@ def test_only_a_relative_sqlite_path_is_made_absolute(tmp_path: Path) -> None:
 
 def test_flatten_gives_dotted_keys() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+
+
+def test_a_kill_while_the_database_is_made_leaves_none_that_mlflow_cannot_open(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, signal, mlflow.store.db.utils as utils\n"
+        "from tests.registry.test_runs import PARAMS, Store\n"
+        "utils._upgrade_db = lambda engine: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Store.open(PARAMS, pathlib.Path('.'))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL  # when its tables are half made
+    [left] = tmp_path.glob("mlflow.db*")
+    assert left.name.endswith(".tmp")
+    assert left.stat().st_size > 0
+    store = Store.open(PARAMS, tmp_path)
+    try:
+        assert mlflow.MlflowClient(store.uri).get_experiment(store.experiment_id).name == "faces"
+    finally:
+        mlflow.set_tracking_uri(None)
 
 
 def test_runs_are_nested_and_closed_with_what_they_recorded(
