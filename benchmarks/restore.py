@@ -1,6 +1,6 @@
 """`cfpp restore` on aligned 512 x 512 faces against a plain loop over the same model.
 
-    python -m benchmarks.restore [--models FOLDER] [--batch N] [--runs N]
+    python -m benchmarks.restore [--models FOLDER] [--batch N] [--faces N] [--runs N]
 
 The plain loop reads a face, restores it and writes it, one after the other; both write the same files. Then
 the time from the start of a process to its first picture, and the peak memory for 50 and for 200 faces.
@@ -47,13 +47,16 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of prior, dam and tgrn")
     parser.add_argument("--batch", type=int, default=Settings.batch_size, help="faces per forward pass")
+    parser.add_argument("--faces", type=int, default=FACES, help="for the comparison with the plain loop")
     parser.add_argument("--runs", type=int, default=5, help="turns of either side")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="cfpp-") as name:
         folder, out = Path(name, "in"), Path(name, "out")
-        make_faces(folder, FACES)
+        make_faces(folder, options.faces)
         plain, batched = sides(folder, out, Restorer.load(options.models), options.batch)
-        report(f"{FACES} aligned faces, batches of {options.batch}", *ratio(plain, batched, options.runs))
+        report(
+            f"{options.faces} aligned faces, batches of {options.batch}", *ratio(plain, batched, options.runs)
+        )
         seconds = [first_picture(options.models, folder / "000.png", out) for _ in range(STARTS)]
         print(f"start-up to first picture: {statistics.median(seconds):.1f} s, median of {STARTS}")
         for count in COUNTS:

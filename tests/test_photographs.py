@@ -1,5 +1,6 @@
 """Faces of whole photographs: what changes, by how much, and what stays as it was."""
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 
 import cfpp.photographs
 from cfpp.data.align import scaled_template
+from cfpp.data.pictures import decode_photo
 from cfpp.models.face_detector import FaceDetector, Faces
 from cfpp.photographs import FEATHER, paste_faces, restore_photograph
 from cfpp.restore import RestoreError
@@ -177,3 +179,23 @@ def test_no_photograph_is_refused(shape: tuple[int, ...]) -> None:
         restore_photograph(np.zeros(shape, np.uint8), Known(), Painter())  # type: ignore[arg-type]
     with pytest.raises(RestoreError, match="float64"):
         restore_photograph(np.zeros((10, 10, 3)), Known(), Painter())  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_real_faces_on_one_photograph_are_found_and_laid_back(shared: Path) -> None:
+    photograph = smooth_photograph(400, 700)
+    files = sorted((shared / "faces/test").iterdir())[:2]
+    places = [turned(3.5, 15, 180, 200), turned(2.5, -20, 520, 200)]
+    for file, where in zip(files, places, strict=True):
+        face = decode_photo(file.read_bytes())
+        onto = where @ np.array([[SIZE / len(face), 0, 0], [0, SIZE / len(face), 0], [0, 0, 1]])
+        cv2.warpAffine(face, onto, (700, 400), photograph, cv2.INTER_AREA, cv2.BORDER_TRANSPARENT)
+    detector = FaceDetector.load(shared / "weights")
+    made = restore_photograph(photograph, detector, Painter(255, 255))  # type: ignore[arg-type]
+    assert len(made.boxes) == 2
+    for where, points in zip(places, made.points, strict=True):
+        error = np.linalg.norm(points - landmarks(where), axis=1).mean()
+        assert error < 0.06 * np.hypot(*where[:, 0]) * SIZE  # the aligned faces lie near the template
+        x, y = points.mean(axis=0).astype(int)
+        assert (made.picture[y - 10 : y + 10, x - 10 : x + 10] == 255).all()
+    np.testing.assert_array_equal(made.picture[:, 340:370], photograph[:, 340:370])
