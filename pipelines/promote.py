@@ -139,6 +139,7 @@ def promote(
     }
     table = _page(record, judgement, challenger, champion)
     if not dry_run:
+        _write_scores(root, scores)  # the bulk comes first: a full disk is noticed before the champion moves
         if passed:
             champions.promote(
                 challenger.number,
@@ -149,7 +150,7 @@ def promote(
             )
         else:
             champions.note_refusal(challenger.number, f"{now()}: {', '.join(judgement.failed)}")
-        _write(root, record, table, scores)
+        _write(root, record, table)
     return Outcome(decision, table, record)
 
 
@@ -236,9 +237,12 @@ def _figures(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write(root: Path, record: dict[str, Any], table: str, scores: Scores) -> None:
+def _write_scores(root: Path, scores: Scores) -> None:
     with replacing(root / SCORES) as path:
         scores.rows.to_csv(path, index=False, float_format="%.6g")
+
+
+def _write(root: Path, record: dict[str, Any], table: str) -> None:
     with replacing(root / TABLE) as path:
         path.write_text(table, encoding="utf-8")
     with replacing(root / RECORD) as path:
@@ -264,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             force_reason=reason,
             dry_run=options.dry_run,
         )
-    except MendableError as error:
+    except (MendableError, OSError) as error:  # what is wrong with a disk can be mended, too
         raise SystemExit(f"promote: {error}") from error
     if outcome.table:
         log.info("\n%s", outcome.table)

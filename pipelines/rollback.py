@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     try:
         act = roll_back(load_params(), Path.cwd(), reason=options.reason.strip(), to=options.to)
-    except MendableError as error:
+    except (MendableError, OSError) as error:  # what is wrong with a disk can be mended, too
         raise SystemExit(f"rollback: {error}") from error
     log.info("version %s is the champion again, in place of %s", act.after, act.before or "none")
     return 0

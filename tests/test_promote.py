@@ -234,7 +234,9 @@ def test_what_is_gone_or_damaged_is_named_and_the_champion_stays(project: Path) 
     held[1].rename(packages[1])
 
 
-def test_a_registry_that_is_down_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_is_down_or_empty_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     text = (project / "params.yaml").read_text()
     text = text.replace("sqlite:///mlflow.db", "http://127.0.0.1:9")
@@ -243,6 +245,14 @@ def test_a_registry_that_is_down_is_named(project: Path, monkeypatch: pytest.Mon
         gate.main([])
     with pytest.raises(SystemExit, match=r"rollback: mlflow.tracking_uri http://127.0.0.1:9: "):
         rollback.main(["--reason", "bad"])
+    for action in ("list", "history"):
+        assert cfpp(["registry", action]) == 1
+        assert "cfpp registry: mlflow.tracking_uri http://127.0.0.1:9: " in capsys.readouterr().err
+    (project / "params.yaml").write_text(text.replace("http://127.0.0.1:9", "sqlite:///none.db"))
+    for action in ("list", "history"):
+        assert cfpp(["registry", action]) == 1
+        assert "run dvc repro register" in capsys.readouterr().err
+    assert not (project / "none.db").exists()
 
 
 def test_another_champion_that_came_while_it_was_measured_stays(

@@ -241,7 +241,7 @@ def test_a_model_name_may_hold_an_apostrophe(project: Path, capsys: pytest.Captu
     assert "git commit abc123" in lines(capsys, "--model", "1")
 
 
-@pytest.mark.parametrize("call", ["search_model_versions", "search_runs"])
+@pytest.mark.parametrize("call", ["MlflowClient.get_model_version", "search_runs"])
 def test_a_registry_that_fails_is_named(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: str
 ) -> None:
@@ -249,7 +249,7 @@ def test_a_registry_that_fails_is_named(
         raise mlflow.MlflowException("no route\nto host")
 
     register_version(project)
-    monkeypatch.setattr(mlflow, call, failing)
+    monkeypatch.setattr(f"mlflow.{call}", failing)
     assert main(["lineage", "--model", "1"]) == 1
     err = capsys.readouterr().err
     assert f"mlflow.tracking_uri sqlite:///{project}/mlflow.db: no route to host" in err

@@ -245,4 +245,4 @@ def _ordered(scores: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
+    return None if value is None or not np.isfinite(value) else float(f"{value:.6g}")
