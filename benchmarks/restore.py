@@ -26,7 +26,7 @@ from cfpp.data.work_list import WorkList
 from cfpp.progress import progress_bar
 from cfpp.restore import Restorer
 from cfpp.restore_tasks import AlignedFaces
-from cfpp.restoring import Settings, restore_files
+from cfpp.restoring import Settings, model_threads, restore_files
 
 SIZE = 512
 FACES = 100
@@ -88,7 +88,8 @@ def sides(
 
     def batched() -> None:
         task = AlignedFaces(restorer, restorer.size)
-        for outcome in restore_files(works, task, restorer.restore, Settings(batch, overwrite=True)):
+        settings = Settings(batch, overwrite=True, models=model_threads(restorer.device))
+        for outcome in restore_files(works, task, restorer.restore, settings):
             assert outcome.status == "restored", outcome.notes
 
     return plain, batched

@@ -1,7 +1,8 @@
 """Many files through a restorer: read ahead, restored in batches across files, written behind.
 
-Threads read and write while the caller's thread runs the model. What is in memory at a time is bounded by
-number and by pixels, however many files there are. Every file has one outcome, and none stops the others.
+Threads read and write while others run the model: on a CPU one for each core, since two small batches on a
+core each take less time than one after the other on two. What is in memory at a time is bounded by number and
+by pixels, however many files there are. Every file has one outcome, and none stops the others.
 """
 
 import logging
@@ -13,11 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
+import torch
 
 from cfpp.data.picture_files import PictureFile, count_pixels, read_picture_file, write_picture_file
 from cfpp.data.pictures import Picture
@@ -68,6 +71,7 @@ class Settings:
         overwrite: replace results that are there.
         compare: folder for side-by-side pictures; None: make none.
         readers, writers: number of threads.
+        models: number of threads that run the model, which share the cores; one for a GPU.
     """
 
     batch_size: int = 8
@@ -76,6 +80,7 @@ class Settings:
     compare: Path | None = None
     readers: int = 2
     writers: int = 2
+    models: int = 1
 
 
 Model = Callable[..., Picture]
@@ -87,8 +92,12 @@ def restore_files(works: Sequence[Work], task: Task, model: Model, settings: Set
 
     Results appear whole or not at all, and replace none that was there unless the settings say so.
     """
+    threads = torch.get_num_threads()
     with (
         ThreadPoolExecutor(settings.readers, "read") as readers,
+        ThreadPoolExecutor(
+            settings.models, "model", torch.set_num_threads, (max(1, threads // settings.models),)
+        ) as models,
         ThreadPoolExecutor(settings.writers, "write") as writers,
     ):
         try:
@@ -99,16 +108,30 @@ def restore_files(works: Sequence[Work], task: Task, model: Model, settings: Set
                 weigh=lambda work: count_pixels(work.source),
                 most=settings.batch_size + settings.readers,
             )
+            restored = _in_order(
+                models,
+                lambda group: list(_run(group, model, settings)),
+                _grouped(read, settings),
+                weigh=lambda group: 0 if isinstance(group, Outcome) else sum(one.pixels for one in group),
+                most=settings.models,
+            )
             yield from _in_order(
                 writers,
                 lambda item: _write(item, task, settings),
-                _restored(read, model, settings),
+                chain.from_iterable(restored),
                 weigh=lambda item: 0 if isinstance(item, Outcome) else item[0].pixels,
                 most=settings.batch_size + settings.writers,
             )
         finally:  # an interrupted caller waits for what is being written, not for what is in the queue
-            for pool in (readers, writers):
+            for pool in (readers, models, writers):
                 pool.shutdown(wait=False, cancel_futures=True)
+            torch.set_num_threads(threads)
+
+
+def model_threads(device: torch.device) -> int:
+    """How many threads should run a model: one for a GPU; on the CPU one for each core, and 8 at most, since
+    each holds a batch."""
+    return min(8, torch.get_num_threads()) if device.type == "cpu" else 1
 
 
 def compare_path(compare: Path, work: Work) -> Path:
@@ -150,31 +173,36 @@ def _prepare(work: Work, task: Task, settings: Settings) -> Prepared | Outcome:
         return _failed(work, error)
 
 
-def _restored(
-    prepared: Iterable[Prepared | Outcome], model: Model, settings: Settings
-) -> Iterator[tuple[Prepared, Picture] | Outcome]:
-    """Run the model on the faces of several files at a time; the first file goes alone, to be there soon."""
+def _grouped(
+    prepared: Iterable[Prepared | Outcome], settings: Settings
+) -> Iterator[Sequence[Prepared] | Outcome]:
+    """The files whose faces go through the model together; the first goes alone, to be there soon."""
     group: list[Prepared] = []
     enough = 1
     for item in prepared:
         if isinstance(item, Outcome):
             yield item
         elif not item.faces:
-            yield item, item.stacks[0]
+            yield [item]
         else:
             group.append(item)
         if sum(one.faces for one in group) >= enough or sum(one.pixels for one in group) >= PIXELS:
-            yield from _run(group, model, settings)
+            yield group
             group = []
             enough = settings.batch_size
         del item
-    yield from _run(group, model, settings)
+    if group:
+        yield group
 
 
 def _run(
-    group: list[Prepared], model: Model, settings: Settings
+    group: Sequence[Prepared] | Outcome, model: Model, settings: Settings
 ) -> Iterator[tuple[Prepared, Picture] | Outcome]:
-    if not group:
+    if isinstance(group, Outcome):
+        yield group
+        return
+    if not any(one.faces for one in group):
+        yield from ((one, one.stacks[0]) for one in group)
         return
     try:
         stacks = [np.concatenate(parts) for parts in zip(*(one.stacks for one in group), strict=True)]

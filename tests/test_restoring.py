@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import cfpp.restoring
@@ -78,6 +79,27 @@ def test_batches_go_across_files_and_each_face_comes_to_its_own(tmp_path: Path) 
     assert model.batches == [1, 4, 4, 2]
     for value in range(11):
         assert outcomes[f"{value:03d}.png"].status == "restored"
+        found = np.asarray(Image.open(tmp_path / "out" / f"{value:03d}.png"))
+        np.testing.assert_array_equal(found, 255 - face(value))
+
+
+def test_several_threads_run_the_model_at_a_time_and_no_file_is_another_ones(tmp_path: Path) -> None:
+    write_faces(tmp_path / "in", 30)
+    both = threading.Barrier(2, timeout=30)
+
+    def model(faces: np.ndarray, batch_size: int, w: float) -> np.ndarray:
+        assert torch.get_num_threads() == 1  # the threads share the cores
+        if len(faces) > 1:  # the first face goes alone
+            both.wait()  # passes only where another batch is in the model, too
+        return 255 - faces
+
+    torch.set_num_threads(2)
+    try:
+        run(tmp_path / "in", tmp_path / "out", model, replace(SETTINGS, batch_size=5, models=2))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    for value in range(30):
         found = np.asarray(Image.open(tmp_path / "out" / f"{value:03d}.png"))
         np.testing.assert_array_equal(found, 255 - face(value))
 

@@ -62,7 +62,7 @@ def add_parser(commands: Any) -> None:
 def _restore(options: argparse.Namespace) -> None:
     from cfpp.data.work_list import WorkList
     from cfpp.progress import progress_bar
-    from cfpp.restoring import Settings, restore_files
+    from cfpp.restoring import Settings, model_threads, restore_files
     from cfpp.schema import require
 
     aligned = options.aligned or options.gp is not None
@@ -90,7 +90,8 @@ def _restore(options: argparse.Namespace) -> None:
 
     outcomes: list[Outcome] = []
     first: Outcome | None = None
-    settings = Settings(options.batch, options.w, options.overwrite, compare)
+    threads = model_threads(restorer.device)
+    settings = Settings(options.batch, options.w, options.overwrite, compare, models=threads)
     bar = progress_bar(len(plan.works), "restore", "file")
     try:
         model = restorer.restore if options.gp is None else restorer.fuse
