@@ -24,9 +24,9 @@ from cfpp.data.pictures import encode_png
 from cfpp.data.procedural import render
 from cfpp.data.work_list import WorkList
 from cfpp.progress import progress_bar
-from cfpp.restore import Restorer
-from cfpp.restore_tasks import AlignedFaces
-from cfpp.restoring import Settings, model_threads, restore_files
+from cfpp.restoration.restorer import Restorer
+from cfpp.restoration.stream import Settings, model_threads, restore_files
+from cfpp.restoration.tasks import AlignedFaces
 
 SIZE = 512
 FACES = 100

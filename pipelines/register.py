@@ -18,7 +18,7 @@ from cfpp.lineage import lineage
 from cfpp.models.face_detector import find_detector
 from cfpp.registry.package import Registered, load_package, log_package, register
 from cfpp.registry.provenance import part_tags
-from cfpp.restore import Restorer
+from cfpp.restoration.restorer import Restorer
 from cfpp.storage import Place
 from pipelines.session import Session, run_stage
 

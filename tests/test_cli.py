@@ -13,9 +13,9 @@ from cfpp.data.manifest import Manifest, ShardRow, shard_path
 from cfpp.data.pictures import encode_png
 from cfpp.data.shards import write_shard
 from cfpp.models.face_detector import FaceDetector, Faces
-from cfpp.restore import Restorer
+from cfpp.restoration.restorer import Restorer
 from cfpp.synthesis.degraded import degrader
-from tests.test_photographs import Known, landmarks, smooth_photograph, turned
+from tests.restoration.test_photographs import Known, landmarks, smooth_photograph, turned
 from tests.tiny_models import SIZE, write_models
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from PIL import Image
 from cfpp.cli import main
 from cfpp.data.pictures import decode_photo, encode_png
 from cfpp.data.procedural.render import render
-from cfpp.restore import PARTS, Restorer
+from cfpp.restoration.restorer import PARTS, Restorer
 from tests.tiny_models import SIZE, write_models
 
 PEOPLE, SHOTS = 3, 2

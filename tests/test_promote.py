@@ -24,7 +24,7 @@ from cfpp.evaluation.metrics import psnr
 from cfpp.registry.package import log_package, register
 from cfpp.registry.provenance import RegistryError, part_tags
 from cfpp.registry.runs import Store
-from cfpp.restore import PARTS, Restorer
+from cfpp.restoration.restorer import PARTS, Restorer
 from pipelines import promote as gate
 from pipelines import rollback
 from tests.tiny_models import SIZE, write_models

@@ -19,7 +19,7 @@ from cfpp.models.weights import Card, save_model
 from cfpp.registry.package import log_package, register
 from cfpp.registry.provenance import part_tags
 from cfpp.registry.runs import Store
-from cfpp.restore import PARTS
+from cfpp.restoration.restorer import PARTS
 from cfpp.storage import copy, names_under
 from cfpp.training.faces import StoredFaces
 from tests.s3 import s3_server

@@ -13,9 +13,9 @@ from cfpp.errors import MendableError
 if TYPE_CHECKING:
     from cfpp.data.work_list import WorkList
     from cfpp.registry.restorers import Opened
-    from cfpp.restore import Restorer
-    from cfpp.restore_tasks import Task
-    from cfpp.restoring import Outcome
+    from cfpp.restoration.restorer import Restorer
+    from cfpp.restoration.stream import Outcome
+    from cfpp.restoration.tasks import Task
 
 COMPARED = "compare"
 
@@ -62,7 +62,7 @@ def add_parser(commands: Any) -> None:
 def _restore(options: argparse.Namespace) -> None:
     from cfpp.data.work_list import WorkList
     from cfpp.progress import progress_bar
-    from cfpp.restoring import Settings, model_threads, restore_files
+    from cfpp.restoration.stream import Settings, model_threads, restore_files
     from cfpp.schema import require
 
     aligned = options.aligned or options.gp is not None
@@ -111,7 +111,7 @@ def _restore(options: argparse.Namespace) -> None:
 
 def _check_output(out: Path, compare: Path | None, plan: "WorkList") -> None:
     """Refuse an output folder where nothing can be written before a model is loaded for it."""
-    from cfpp.restoring import compare_path
+    from cfpp.restoration.stream import compare_path
 
     if compare is not None:
         beside = {compare_path(compare, work) for work in plan.works}
@@ -150,7 +150,7 @@ def _open(reference: str | None, device: str | None) -> "Opened":
 def _task(options: argparse.Namespace, aligned: bool, restorer: "Restorer") -> "Task":
     from cfpp.config import load_params
     from cfpp.models.face_detector import FaceDetector
-    from cfpp.restore_tasks import AlignedFaces, WholePhotographs
+    from cfpp.restoration.tasks import AlignedFaces, WholePhotographs
 
     if aligned:
         return AlignedFaces(restorer, options.size or restorer.size, options.gp)

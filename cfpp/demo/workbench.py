@@ -16,10 +16,10 @@ from cfpp.data.pictures import Picture, resize_square
 from cfpp.data.procedural import render
 from cfpp.errors import MendableError
 from cfpp.models.face_detector import DetectorError, FaceDetector
-from cfpp.photographs import restore_photograph
 from cfpp.progress import progress_bar
 from cfpp.registry.restorers import Opened
-from cfpp.restore import RestoreError
+from cfpp.restoration.photographs import restore_photograph
+from cfpp.restoration.restorer import RestoreError
 from cfpp.synthesis.degraded import degrader
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Workbench:
 
         Args:
             data: of the file; None: nothing was chosen.
-            w: 0 to 1; see `cfpp.restore`.
+            w: 0 to 1; see `cfpp.restoration.restorer`.
 
         Raises:
             NothingChosenError: there is no data.

@@ -16,7 +16,7 @@ from cfpp.data.samples import SampleStore
 from cfpp.evaluation.measure import Instruments
 from cfpp.evaluation.table import figure_rows
 from cfpp.progress import progress_bar
-from cfpp.restore import Restorer
+from cfpp.restoration.restorer import Restorer
 
 _WARM_UP, _TURNS = 2, 7
 

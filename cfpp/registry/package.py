@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cfpp.imports import ROOT, Code, needed_code, source_of
-from cfpp.serving import Settings
+from cfpp.restoration.request import Settings
 
 _TYPES = {"w": "double", "aligned": "boolean", "batch_size": "long"}  # MLflow's, of a request's params
 _MODEL_CODE = Path(__file__).with_name("restorer_model.py")
@@ -38,8 +38,8 @@ class Registered:
 
 def package_code(detector: bool) -> Code:
     """What a package runs; with a face detector, whole photographs too."""
-    photographs = ("cfpp.photographs", "cfpp.models.face_detector") if detector else ()
-    return needed_code("cfpp.restore", "cfpp.serving", *photographs)
+    photographs = ("cfpp.restoration.photographs", "cfpp.models.face_detector") if detector else ()
+    return needed_code("cfpp.restoration.restorer", "cfpp.restoration.request", *photographs)
 
 
 def copy_code(code: Code, folder: Path) -> Path:

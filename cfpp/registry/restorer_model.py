@@ -23,8 +23,8 @@ from mlflow.pyfunc import scoring_server
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from cfpp.errors import MendableError
-from cfpp.restore import PARTS, Restorer
-from cfpp.serving import Intake, RequestError, Settings
+from cfpp.restoration.request import Intake, RequestError, Settings
+from cfpp.restoration.restorer import PARTS, Restorer
 
 _SERVER = "mlflow.pyfunc.scoring_server.app"  # what `mlflow models serve` runs
 
@@ -67,7 +67,7 @@ class RestorerModel(PythonModel):
     def _restore(self, pictures: np.ndarray, settings: Settings) -> np.ndarray:
         batch_size, w = settings.batch_size, settings.w
         if not settings.aligned:
-            from cfpp.photographs import restore_photograph
+            from cfpp.restoration.photographs import restore_photograph
 
             found = [
                 restore_photograph(picture, self.detector, self.restorer, w=w, batch_size=batch_size)

@@ -16,7 +16,7 @@ from cfpp.config import MlflowParams
 from cfpp.errors import MendableError
 from cfpp.models.weights import read_card
 from cfpp.registry.provenance import RegistryError, Version, find_version, open_store
-from cfpp.restore import Restorer
+from cfpp.restoration.restorer import Restorer
 
 
 class DeviceError(MendableError, ValueError):

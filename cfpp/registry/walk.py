@@ -23,7 +23,7 @@ from cfpp.registry.provenance import (
     package_cards,
     training_runs,
 )
-from cfpp.restore import PARTS
+from cfpp.restoration.restorer import PARTS
 from cfpp.storage import Place, place_of
 
 Line = tuple[str, str]

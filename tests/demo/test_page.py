@@ -13,9 +13,9 @@ from cfpp.data.pictures import encode_png
 from cfpp.demo.page import build, launch, silence_gradio
 from cfpp.demo.workbench import Workbench, examples, mark
 from cfpp.errors import MendableError
-from cfpp.photographs import restore_photograph
 from cfpp.registry.restorers import open_restorer
-from cfpp.restore import Restorer
+from cfpp.restoration.photographs import restore_photograph
+from cfpp.restoration.restorer import Restorer
 from tests.demo.browser import demo, find_chromium, opened, picture_of
 from tests.demo.fixed_detector import FixedDetector
 from tests.s3 import free_port

@@ -15,9 +15,9 @@ from cfpp.data.procedural import render
 from cfpp.demo.workbench import MAX_PIXELS, Kind, NothingChosenError, Workbench, examples, mark, read
 from cfpp.errors import MendableError
 from cfpp.models.external import ExternalFileError
-from cfpp.photographs import restore_photograph
 from cfpp.registry.restorers import open_restorer
-from cfpp.restore import RestoreError
+from cfpp.restoration.photographs import restore_photograph
+from cfpp.restoration.restorer import RestoreError
 from tests.demo.fixed_detector import FixedDetector
 from tests.tiny_models import SIZE, write_models
 

@@ -73,6 +73,7 @@ def project(prepared: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     copy.folder = tmp_path / "project"
     shutil.copytree(prepared.folder, copy.folder, symlinks=True)
     monkeypatch.chdir(copy.folder)
+    monkeypatch.setenv("PATH", copy.environment["PATH"])
     return copy
 
 

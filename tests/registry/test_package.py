@@ -15,11 +15,11 @@ import pytest
 
 from cfpp.config import MlflowParams
 from cfpp.models.face_detector import FaceDetector, find_detector
-from cfpp.photographs import restore_photograph
 from cfpp.registry.package import Registered, load_package, log_package, package_code, register, requirements
 from cfpp.registry.runs import Store
-from cfpp.restore import PARTS, Restorer
-from cfpp.serving import MAX_PIXELS, Settings
+from cfpp.restoration.photographs import restore_photograph
+from cfpp.restoration.request import MAX_PIXELS, Settings
+from cfpp.restoration.restorer import PARTS, Restorer
 from tests.tiny_models import SIZE, write_models
 
 PARAMS = MlflowParams(tracking_uri="sqlite:///mlflow.db", experiment="faces", model_name="restorer")
@@ -208,8 +208,13 @@ def test_package_with_detector_runs_where_the_project_is_not_installed(
 
 def test_package_takes_along_what_it_needs_and_no_more() -> None:
     plain, photographs = package_code(detector=False), package_code(detector=True)
-    assert {"cfpp", "cfpp.restore", "cfpp.serving", "cfpp.models.codeformer.quantizer"} <= plain.own
-    assert photographs.own - plain.own >= {"cfpp.photographs", "cfpp.models.face_detector"}
+    assert {
+        "cfpp",
+        "cfpp.restoration.restorer",
+        "cfpp.restoration.request",
+        "cfpp.models.codeformer.quantizer",
+    } <= plain.own
+    assert photographs.own - plain.own >= {"cfpp.restoration.photographs", "cfpp.models.face_detector"}
     for code in (plain, photographs):
         assert not any(
             name.startswith(("cfpp.training.", "cfpp.registry", "cfpp.objectives", "cfpp.evaluation"))

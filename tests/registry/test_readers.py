@@ -16,7 +16,7 @@ from cfpp.registry.champions import Champions
 from cfpp.registry.package import log_package, register
 from cfpp.registry.provenance import part_tags
 from cfpp.registry.runs import Store
-from cfpp.restore import PARTS, Restorer
+from cfpp.restoration.restorer import PARTS, Restorer
 from tests.registry.readers import FACE, PARAMS
 from tests.tiny_models import write_models
 

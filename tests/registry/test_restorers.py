@@ -14,7 +14,7 @@ from cfpp.registry.package import log_package, register
 from cfpp.registry.provenance import RegistryError, part_tags
 from cfpp.registry.restorers import open_restorer
 from cfpp.registry.runs import Store
-from cfpp.restore import PARTS, Restorer
+from cfpp.restoration.restorer import PARTS, Restorer
 from tests.tiny_models import SIZE, write_models
 
 PARAMS = MlflowParams(tracking_uri="sqlite:///mlflow.db", experiment="faces", model_name="restorer")

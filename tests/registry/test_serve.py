@@ -28,9 +28,9 @@ from PIL import Image
 from cfpp.config import MlflowParams
 from cfpp.registry.package import log_package, register
 from cfpp.registry.runs import Store
-from cfpp.restore import PARTS, Restorer
-from cfpp.serving import MAX_BATCH, MAX_BODY, MAX_PIXELS
-from tests.malformed import JSON, malformed
+from cfpp.restoration.request import MAX_BATCH, MAX_BODY, MAX_PIXELS
+from cfpp.restoration.restorer import PARTS, Restorer
+from tests.restoration.malformed import JSON, malformed
 from tests.tiny_models import SIZE, write_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

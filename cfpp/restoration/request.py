@@ -42,7 +42,7 @@ class Settings:
     """A request's params.
 
     Args:
-        w: 0 (I_out, as trained) to 1 (I_F); see `cfpp.restore`.
+        w: 0 (I_out, as trained) to 1 (I_F); see `cfpp.restoration.restorer`.
         aligned: the pictures are aligned faces; otherwise photographs, whose faces are found and put back.
         batch_size: faces per forward pass, 1 to MAX_BATCH.
 

@@ -27,7 +27,7 @@ from cfpp.data.pictures import Picture
 from cfpp.data.work_list import Work
 from cfpp.errors import MendableError
 from cfpp.files import replacing
-from cfpp.restore_tasks import Prepared, Task
+from cfpp.restoration.tasks import Prepared, Task
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Settings:
 
     Args:
         batch_size: faces per forward pass.
-        w: 0 to 1; see `cfpp.restore`.
+        w: 0 to 1; see `cfpp.restoration.restorer`.
         overwrite: replace results that are there.
         compare: folder for side-by-side pictures; None: make none.
         readers, writers: number of threads.

@@ -13,8 +13,8 @@ from cfpp.data.picture_files import PictureFile, read_picture_file
 from cfpp.data.pictures import Picture, PictureError
 from cfpp.data.work_list import Work
 from cfpp.models.face_detector import FaceDetector
-from cfpp.photographs import find_faces, paste_faces
-from cfpp.restore import RestoreError, Restorer
+from cfpp.restoration.photographs import find_faces, paste_faces
+from cfpp.restoration.restorer import RestoreError, Restorer
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-import cfpp.restoring
+import cfpp.restoration.stream
 from cfpp.data.picture_files import PictureFile
 from cfpp.data.work_list import Work, WorkList
-from cfpp.restore_tasks import AlignedFaces, Prepared, WholePhotographs
-from cfpp.restoring import Outcome, Settings, restore_files
-from tests.test_photographs import Known, landmarks, smooth_photograph, turned
+from cfpp.restoration.stream import Outcome, Settings, restore_files
+from cfpp.restoration.tasks import AlignedFaces, Prepared, WholePhotographs
+from tests.restoration.test_photographs import Known, landmarks, smooth_photograph, turned
 
 SIZE = 64
 SETTINGS = Settings(batch_size=4)
@@ -181,7 +181,7 @@ def test_a_result_that_cannot_be_written_is_named_and_what_was_there_stays(
     out.mkdir()
     (out / "sub").write_bytes(b"a file where a folder is wanted")
     (out / "002.png").write_bytes(b"precious")
-    write = cfpp.restoring.write_picture_file
+    write = cfpp.restoration.stream.write_picture_file
 
     def full(path: Path, *rest: Any) -> None:
         if path.name.startswith("002"):
@@ -189,7 +189,7 @@ def test_a_result_that_cannot_be_written_is_named_and_what_was_there_stays(
             raise OSError(28, "No space left on device", str(path))
         write(path, *rest)
 
-    monkeypatch.setattr(cfpp.restoring, "write_picture_file", full)
+    monkeypatch.setattr(cfpp.restoration.stream, "write_picture_file", full)
     outcomes = run(tmp_path / "in", out, Negative(), replace(SETTINGS, overwrite=True))
     assert {name: outcome.status for name, outcome in outcomes.items()} == {
         "000.png": "restored",
@@ -227,7 +227,7 @@ class Counting:
 def test_what_waits_is_bounded_by_number_and_by_pixels_not_by_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: int, most: int
 ) -> None:
-    monkeypatch.setattr(cfpp.restoring, "PIXELS", pixels)
+    monkeypatch.setattr(cfpp.restoration.stream, "PIXELS", pixels)
     write_faces(tmp_path / "in", 60)
     task = Counting()
     outcomes = run(tmp_path / "in", tmp_path / "out", Negative(), task=task)
@@ -239,7 +239,7 @@ def test_what_waits_is_bounded_by_number_and_by_pixels_not_by_files(
 def test_a_picture_larger_than_all_that_may_wait_goes_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cfpp.restoring, "PIXELS", 100)
+    monkeypatch.setattr(cfpp.restoration.stream, "PIXELS", 100)
     write_faces(tmp_path / "in", 5)
     model = Negative()
     assert {o.status for o in run(tmp_path / "in", tmp_path / "out", model).values()} == {"restored"}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cfpp.serving import MAX_BATCH, MAX_BODY, MAX_PIXELS, Intake, RequestError, Settings
+from cfpp.restoration.request import MAX_BATCH, MAX_BODY, MAX_PIXELS, Intake, RequestError, Settings
 
 JSON = "application/json"
 FACES = Intake(size=8, pairs=False, photographs=False)

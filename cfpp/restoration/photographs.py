@@ -16,7 +16,7 @@ import numpy as np
 from cfpp.data.align import AlignError, align, resample
 from cfpp.data.pictures import Picture
 from cfpp.models.face_detector import FaceDetector, Faces
-from cfpp.restore import RestoreError, Restorer
+from cfpp.restoration.restorer import RestoreError, Restorer
 
 LEAST_SIDE = 16
 """Pixels, of a face in a photograph; what a model makes of fewer is the face of nobody."""
@@ -75,7 +75,7 @@ def restore_photograph(
         photograph: uint8 [H, W, 3] RGB, upright.
         detector: finds the faces.
         restorer: with a prior.
-        w: 0 to 1, see `cfpp.restore`.
+        w: 0 to 1, see `cfpp.restoration.restorer`.
         batch_size: faces per forward pass.
 
     Raises:

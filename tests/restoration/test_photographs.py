@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-import cfpp.photographs
+import cfpp.restoration.photographs
 from cfpp.data.align import scaled_template
 from cfpp.data.pictures import decode_photo
 from cfpp.models.face_detector import FaceDetector, Faces
-from cfpp.photographs import FEATHER, paste_faces, restore_photograph
-from cfpp.restore import RestoreError
+from cfpp.restoration.photographs import FEATHER, paste_faces, restore_photograph
+from cfpp.restoration.restorer import RestoreError
 
 SIZE = 64
 
@@ -141,7 +141,7 @@ def test_a_large_face_is_laid_back_in_strips_as_in_one(monkeypatch: pytest.Monke
     noise = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
     backs = np.array([cv2.invertAffineTransform(m) for m in matrices])
     whole = paste_faces(photograph, backs, noise)
-    monkeypatch.setattr(cfpp.photographs, "_STRIP", 1000)
+    monkeypatch.setattr(cfpp.restoration.photographs, "_STRIP", 1000)
     np.testing.assert_allclose(paste_faces(photograph, backs, noise), whole, atol=1)
 
 
@@ -159,7 +159,7 @@ def test_a_face_across_the_edge_of_the_photograph_is_restored_as_far_as_it_goes(
 
 def test_what_is_not_restored_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     photograph = smooth_photograph(100, 120)
-    monkeypatch.setattr(cfpp.photographs, "LEAST_SIDE", 10)
+    monkeypatch.setattr(cfpp.restoration.photographs, "LEAST_SIDE", 10)
     good, small = landmarks(turned(1.0, 0, 60, 50)), landmarks(turned(0.05, 0, 30, 30))
     nowhere = np.full((5, 2), 20.0) + np.array([[0, 0], [30, 0], [0, 0], [0, 0], [0, np.nan]])
     made = restore_photograph(photograph, Known(good, small, nowhere), Painter(9, 9, 9))  # type: ignore[arg-type]

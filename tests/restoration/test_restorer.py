@@ -12,7 +12,7 @@ from cfpp.models.dam import load_dam
 from cfpp.models.prior import load_prior
 from cfpp.models.tgrn import load_tgrn
 from cfpp.models.weights import WeightsError
-from cfpp.restore import RestoreError, Restorer
+from cfpp.restoration.restorer import RestoreError, Restorer
 from tests.keys import sample
 from tests.tiny_models import SIZE, write_models
 

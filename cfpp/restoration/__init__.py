@@ -1,0 +1,1 @@
+"""The restorer that users call: faces and photographs in, restored ones out."""
