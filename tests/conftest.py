@@ -20,10 +20,12 @@ settings.load_profile("patient")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What goes to one of xdist's processes as a whole: all that starts a Ray, and else each file."""
+    """What goes to one of xdist's processes as a whole: a file; the pipeline's tests, which share a graph."""
     for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.nodeid.split("::")[0]
+        file = item.nodeid.split("::")[0]
+        group = "pipeline" if file.startswith("tests/pipeline/") else file
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -55,7 +55,7 @@ def demo(folder: Path, *arguments: str) -> Iterator[str]:
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
         yield found[1]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # in the background of a shell, SIGINT is ignored
         assert process.wait(30) == 0, log.read_text()
         assert not list(scratch.glob("cfpp-*"))  # nobody's pictures stay behind
         assert "Traceback" not in log.read_text(), log.read_text()
