@@ -38,6 +38,7 @@ from cfpp.storage import place_of
 log = logging.getLogger("pipelines.promote")
 
 REFUSED_CODE = 3
+LEAST_RESAMPLES = 1000  # with few, the end of an interval is a matter of luck
 RECORD = Path("reports/promotion.json")
 TABLE = Path("reports/promotion.md")
 SCORES = Path("reports/promotion/scores.csv")
@@ -84,7 +85,7 @@ def promote(
     """
     check_metrics(params.promote)
     champions = Champions.open(params.mlflow, root)
-    challenger, champion = _contenders(champions, params, reference)
+    challenger, champion = _contenders(champions, params, reference, forced=bool(force_reason))
     if champion is not None and challenger.number == champion.number:
         log.info("%s is the champion already", challenger.title)
         if not dry_run:
@@ -106,7 +107,9 @@ def promote(
     judgement = judge(
         scores.rows,
         params.promote,
-        Bootstrap(params.evaluate.bootstrap, params.promote.confidence, params.run.seed),
+        Bootstrap(
+            max(LEAST_RESAMPLES, params.evaluate.bootstrap), params.promote.confidence, params.run.seed
+        ),
         against_champion=champion is not None,
         latency=scores.latency[CHALLENGER],
         reasons=reasons,
@@ -150,22 +153,34 @@ def promote(
             )
         else:
             champions.note_refusal(challenger.number, f"{now()}: {', '.join(judgement.failed)}")
-        _write(root, record, table)
+        try:
+            _write(root, record, table)
+        except OSError as error:  # the registry has it already
+            log.error("%s, but its report cannot be written: %s", decision, error)
     return Outcome(decision, table, record)
 
 
-def _contenders(champions: Champions, params: Params, reference: str) -> tuple[Version, Version | None]:
+def _contenders(
+    champions: Champions, params: Params, reference: str, *, forced: bool
+) -> tuple[Version, Version | None]:
     """The challenger and the champion."""
     store, name = champions.store, params.mlflow.model_name
     try:
         challenger = find_version(store, name, reference)
     except RegistryError as error:
-        hint = "; dvc repro register makes one" if reference == CHALLENGER else ""
+        hint = "; dvc repro -f -s register makes one" if reference == CHALLENGER else ""
         raise RegistryError(f"{error}{hint}") from error
     if challenger.name != name:
         raise RegistryError(f"{reference}: is a version of {challenger.name}; the champion is one of {name}")
-    now_champion = champions.reign().champion
-    return challenger, find_version(store, name, now_champion) if now_champion else None
+    reign = champions.reign()
+    if reign.champion:
+        return challenger, find_version(store, name, reign.champion)
+    if any(act.state == "done" for act in reign.settled.acts) and not forced:
+        raise RegistryError(
+            f"{name}: had a champion, and now has none to measure against, since its alias was removed: run "
+            "python -m pipelines.rollback, or promote with --force --reason"
+        )
+    return challenger, None
 
 
 def _open(version: Version, params: Params, root: Path) -> Opened:

@@ -21,6 +21,7 @@ from cfpp.data.samples import SampleStore
 from cfpp.evaluation.contenders import columns_for, score
 from cfpp.evaluation.measure import build_instruments
 from cfpp.evaluation.metrics import psnr
+from cfpp.registry.champions import Champions
 from cfpp.registry.package import log_package, register
 from cfpp.registry.provenance import RegistryError, part_tags
 from cfpp.registry.runs import Store
@@ -132,7 +133,7 @@ def test_a_challenger_becomes_champion_only_when_it_is_better(
     project: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    with pytest.raises(SystemExit, match=r"challenger: no such .* there is .* dvc repro register"):
+    with pytest.raises(SystemExit, match=r"challenger: no such .* there is .* dvc repro -f -s register"):
         gate.main([])
 
     challenge(project, "1")
@@ -270,6 +271,73 @@ def test_another_champion_that_came_while_it_was_measured_stays(
     with pytest.raises(RegistryError, match="the champion is version 1 by now, not none"):
         gate.promote(params, project)
     assert aliases(project)["champion"] == "1"
+
+
+def test_a_champion_whose_alias_was_removed_is_not_forgotten(project: Path) -> None:
+    for number in "12":
+        challenge(project, number)
+        assert gate.main([]) == 0
+    registry(project).delete_registered_model_alias(name(project), "champion")
+    with pytest.raises(SystemExit, match=r"had a champion.*pipelines\.rollback, or promote with --force"):
+        gate.main(["--challenger", "1"])
+    assert "champion" not in aliases(project)
+    assert rollback.main(["--reason", "its alias was removed"]) == 0
+    assert aliases(project)["champion"] == "2"
+
+
+def test_a_report_that_cannot_be_written_is_said_and_the_promotion_stands(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    challenge(project, "1")
+    (project / "reports" / "promotion.md").mkdir(parents=True)
+    assert gate.main([]) == 0
+    assert "promoted, but its report cannot be written" in caplog.text
+    assert aliases(project)["champion"] == "1"
+
+
+def test_what_follows_from_a_promotion_is_made_up_for_later(
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    challenge(project, "1")
+    assert gate.main([]) == 0
+    challenge(project, "2")
+    with monkeypatch.context() as patch:
+
+        def down(*_: object) -> None:
+            raise RegistryError("the store went away")
+
+        patch.setattr(Champions, "_conclude", down)
+        assert gate.main([]) == 0
+    assert "version 2 is the champion; the next act completes its record" in caplog.text
+    assert aliases(project) == {"challenger": "2", "champion": "2"}
+    assert gate.main([]) == 0  # it is so already
+    assert aliases(project) == {"challenger": "2", "champion": "2", "previous": "1"}
+
+
+def test_a_damaged_database_is_named(project: Path) -> None:
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("mlflow.db", "broken.db"))
+    (project / "broken.db").write_bytes(b"no database" * 100)
+    with pytest.raises(SystemExit, match=r"promote: mlflow.tracking_uri sqlite:///.*broken.db: "):
+        gate.main([])
+
+
+def test_few_resamples_do_not_make_the_gate_a_matter_of_luck(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[int]()
+
+    def judged(*given: Any, **options: Any) -> object:
+        seen.append(given[2].resamples)
+        return judge(*given, **options)
+
+    judge = gate.judge
+    monkeypatch.setattr(gate, "judge", judged)
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("bootstrap: 2000", "bootstrap: 1"))
+    challenge(project, "1")
+    assert gate.main(["--dry-run"]) == 0
+    assert seen == [1000]
 
 
 def test_a_prior_of_their_own_gets_i_lq_and_another_size_is_brought_to_the_test_sets(tmp_path: Path) -> None:

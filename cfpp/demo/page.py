@@ -130,8 +130,9 @@ def build(workbench: Workbench, examples: Sequence[Picture]) -> Any:
         file.upload(upload, file, chosen, api_visibility="private")
         file.clear(clear, None, chosen, api_visibility="private")
         gallery.select(take_example, None, [file, *chosen], api_visibility="private")
-        button.click(restore, asked, made, api_visibility="private")
-        w.release(restore_again, asked, made, api_visibility="private")
+        # one restoration at a time has the memory, whoever asks for it
+        button.click(restore, asked, made, api_visibility="private", concurrency_id="restore")
+        w.release(restore_again, asked, made, api_visibility="private", concurrency_id="restore")
     return page
 
 

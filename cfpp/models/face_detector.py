@@ -7,6 +7,7 @@ that it finds is looked at once more, alone and at one size.
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import cv2
@@ -77,7 +78,7 @@ def find_detector(
 
 
 class FaceDetector:
-    """RetinaFace, frozen.
+    """RetinaFace, frozen; several threads may use it.
 
     Args:
         network: maps BGR pictures to facexlib's rows; see `load`.
@@ -86,6 +87,7 @@ class FaceDetector:
 
     def __init__(self, network: Any, name: str) -> None:
         self._network = network
+        self._turn = Lock()  # facexlib's network keeps what it works on in itself
         self.name = name
 
     @classmethod
@@ -150,7 +152,7 @@ class FaceDetector:
 
     def _look(self, picture: np.ndarray, confidence: float) -> Faces:
         bgr = np.ascontiguousarray(picture[..., ::-1])
-        with torch.inference_mode():
+        with self._turn, torch.inference_mode():
             rows = np.asarray(self._network.detect_faces(bgr, confidence, _OVERLAP), dtype=np.float64)
         return Faces(rows[:, :4], rows[:, 5:15].reshape(-1, 5, 2), rows[:, 4])
 

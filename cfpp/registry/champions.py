@@ -6,6 +6,7 @@ from it (alias `previous`, tags of the versions) can be derived again, and is, b
 was killed in between. MLflow keeps no history of aliases itself.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from cfpp.registry.acts import (
 )
 from cfpp.registry.provenance import RegistryError, all_versions, answering, find_version, open_store
 from cfpp.registry.runs import Store
+
+log = logging.getLogger(__name__)
 
 REFUSED = "refused_by_gate"  # tag of a version: when, and by which rules
 PATIENCE = 60.0  # seconds that an act waits for another one to end
@@ -150,7 +153,10 @@ class Champions:
             self._write(act)
             client.set_registered_model_alias(self.name, CHAMPION, after)  # this decides
         done = replace(act, state="done")
-        self._conclude(Reign((*reign.acts, done), after), done)
+        try:
+            self._conclude(Reign((*reign.acts, done), after), done)
+        except RegistryError as error:  # decided all the same
+            log.error("version %s is the champion; the next act completes its record: %s", after, error)
         return done
 
     def _conclude(self, reign: Reign, act: Act) -> None:

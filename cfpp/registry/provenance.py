@@ -176,10 +176,11 @@ def _look_up(store: Store, name: str, wanted: str) -> Version | None:
 def answering(uri: str) -> Iterator[None]:
     """Say which setting names the store that does not answer."""
     import mlflow
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except mlflow.MlflowException as error:
+    except (mlflow.MlflowException, SQLAlchemyError) as error:
         raise RegistryError(f"mlflow.tracking_uri {uri}: {' '.join(str(error).split())}") from error
 
 

@@ -1,9 +1,8 @@
 """What is done with a file before and after the model: it is an aligned face, or a photograph."""
 
 import glob
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Protocol
 
 import cv2
@@ -115,12 +114,10 @@ class WholePhotographs:
 
     restorer: Restorer
     detector: FaceDetector
-    _turn: Lock = field(default_factory=Lock)  # facexlib's network keeps what it works on in itself
 
     def prepare(self, work: Work, file: PictureFile) -> Prepared:
         """See `Task`."""
-        with self._turn:
-            found = find_faces(file.rgb, self.detector, self.restorer.size)
+        found = find_faces(file.rgb, self.detector, self.restorer.size)
         return Prepared(work, file, (found.crops,), found.matrices, found.left_out)
 
     def finish(self, prepared: Prepared, restored: Picture) -> Picture:

@@ -3,6 +3,8 @@
 import csv
 import shutil
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -92,6 +94,26 @@ def test_the_points_are_those_of_the_second_look() -> None:
     picture[200:300, 500:600] = (255, 0, 0)
     found = FaceDetector(Hasty(), "hasty").detect(picture)
     assert found.points[0] == pytest.approx(TEMPLATE_512 * 100 / 512 + (500, 200), abs=1)  # else 5 pixels off
+
+
+class Forgetful:
+    """A network that keeps its picture in itself while it looks, as facexlib's does."""
+
+    def detect_faces(self, bgr: np.ndarray, confidence: float, overlap: float) -> np.ndarray:
+        self.width = bgr.shape[1]
+        time.sleep(0.01)
+        return np.array([[0, 0, self.width, self.width, 0.9, *(TEMPLATE_512 * self.width / 512).ravel()]])
+
+
+def test_threads_see_each_its_own_picture() -> None:
+    detector = FaceDetector(Forgetful(), "forgetful")
+    widths = [100, 200] * 10
+
+    def width(side: int) -> float:
+        return float(detector.detect(np.zeros((side, side, 3), np.uint8)).boxes[0, 2])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(width, widths)) == pytest.approx(widths)
 
 
 def test_no_face_is_no_error(detector: FaceDetector) -> None:
