@@ -47,15 +47,19 @@ from cfpp.errors import MendableError
 _SILENT = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
     parser = argparse.ArgumentParser(prog="cfpp", description="CodeFormer++ pipelines")
     commands = parser.add_subparsers(dest="command", required=True)
     tools = (params, doctor, faces, testset, evaluate, prior, controlled, audit, weights)
     for group in (restore, demo, registry, *tools):
         group.add_parser(commands)
+    return parser
 
-    options = parser.parse_args(arguments)
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    options = build_parser().parse_args(arguments)
     for name, value in _SILENT.items():  # no usage statistics leave the machine, unless the user says so
         os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
