@@ -248,13 +248,18 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check `path`.
 
     Raises:
-        ParamsError: a key is unknown, missing, ill-typed or out of range; the message names it.
+        ParamsError: there is no such file, it is not YAML in UTF-8, or a key is unknown, missing, ill-typed
+            or out of range; the message names it.
     """
     path = Path(path)
     try:
         tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))  # YAML 1.2: 1e-4 is a number
     except FileNotFoundError:
         raise ParamsError(f"{path}: not found; run from the project folder, or name the file") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(
+            f"{path}: not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8"
+        ) from error
     except YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from error
     try:

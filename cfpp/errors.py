@@ -1,4 +1,14 @@
-"""The root of every error that a person can mend."""
+"""The root of every error that a person can mend, and what no message may show."""
+
+import re
+
+# a password may hold an @, and where a : begins it, a / too
+_USERINFO = re.compile(r"(?<=://)(?:[^/:@\s]*:\S*|[^/@\s]*)@")
+
+
+def masked(text: str) -> str:
+    """The text without the names and passwords in its URIs: http://***@host for http://user:password@host."""
+    return _USERINFO.sub("***@", text)
 
 
 class MendableError(Exception):

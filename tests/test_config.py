@@ -144,6 +144,14 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
         load_params(tmp_path / "params.yaml")
 
 
+def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    for content in (PARAMS.read_text().encode("utf-16"), "# Größe\n".encode("latin-1")):
+        path.write_bytes(content)
+        with pytest.raises(ParamsError, match=r"params\.yaml: not UTF-8: .* at byte \d"):
+            load_params(path)
+
+
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
 def test_every_profile_applies_and_keeps_the_comments(profile: Path, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"

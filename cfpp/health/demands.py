@@ -1,5 +1,6 @@
 """What the params ask of this machine: cores, memory, shared memory and disk."""
 
+import configparser
 import os
 import shutil
 import tempfile
@@ -122,26 +123,29 @@ def check_disk(params: Params, root: Path, faces: int | None) -> Iterator[Findin
         faces: how many there will be; None: not known.
     """
     need = 0 if faces is None or "://" in params.storage.root else data_bytes(params, faces)
-    cache = root / ".dvc" / "cache"
+    cache = _dvc_cache(root)
     # links cost nothing, but DVC copies where the cache lies on another disk
     same = _existing(cache).stat().st_dev == _existing(root).stat().st_dev
-    places = [("project", root, need)]
+    yield check_room("project", root, need, "name another place in storage.root")
     if not same:
-        places.append(("DVC cache", cache, need))
-    places.append(("temporary files", Path(tempfile.gettempdir()), 0))
-    for name, path, bytes_needed in places:
-        yield check_room(name, path, bytes_needed)
+        yield check_room("DVC cache", cache, need, "move it, and name its new place by `dvc cache dir`")
+    temporary = Path(tempfile.gettempdir())
+    yield check_room("temporary files", temporary, 0, "name a folder on another disk in TMPDIR")
 
 
-def check_room(name: str, path: Path, need: int) -> Finding:
-    """Free space at `path` against `need`, bytes."""
+def check_room(name: str, path: Path, need: int, elsewhere: str) -> Finding:
+    """Free space at `path` against `need`, bytes.
+
+    Args:
+        elsewhere: how to have another place used, for the remedy.
+    """
     subject = f"disk, {name}"
     usage = shutil.disk_usage(_existing(path))
     message = f"{usage.free / GIB:.1f} GiB free at {path}"
     if need:
         message += f"; data/ takes about {need / GIB:.1f}"
     if usage.free < need + GIB:
-        return problem(subject, message, "make room, or name another place in storage.root")
+        return problem(subject, message, f"make room, or {elsewhere}")
     if usage.free < 2 * need or usage.used > RAY_FULL * usage.total:
         return warning(
             subject, message, f"make room; Ray spills nothing to a disk that is {RAY_FULL:.0%} full"
@@ -171,6 +175,13 @@ def _handed_over(training: TrainParams, size: int) -> int:
     columns = 6  # pictures of a sample at most, float32 of three channels
     batch = training.batch_size // training.accumulate * columns * 3 * size**2 * 4
     return training.loader_workers * AHEAD * batch
+
+
+def _dvc_cache(root: Path) -> Path:
+    """Where DVC keeps its cache, which a config file names from .dvc."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
+    return root / ".dvc" / config.get("cache", "dir", fallback="cache")
 
 
 def _existing(path: Path) -> Path:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cfpp.errors import masked
+
 
 class Level(StrEnum):
     """How bad it is: fine, worth knowing, or in the way."""
@@ -14,7 +16,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's.
+    """One line of the doctor's; made by `ok`, `warning` and `problem`, which mask the passwords in URIs.
 
     Attributes:
         subject: what was looked at, in a word or two.
@@ -31,14 +33,14 @@ class Finding:
 
 def ok(subject: str, message: str) -> Finding:
     """All is well."""
-    return Finding(subject, Level.OK, message)
+    return Finding(subject, Level.OK, masked(message))
 
 
 def warning(subject: str, message: str, remedy: str) -> Finding:
     """It works, but less well than it could, or not for long."""
-    return Finding(subject, Level.WARNING, message, remedy)
+    return Finding(subject, Level.WARNING, masked(message), masked(remedy))
 
 
 def problem(subject: str, message: str, remedy: str) -> Finding:
     """Something will fail."""
-    return Finding(subject, Level.PROBLEM, message, remedy)
+    return Finding(subject, Level.PROBLEM, masked(message), masked(remedy))

@@ -12,7 +12,9 @@ from packaging.specifiers import SpecifierSet
 
 from cfpp.health.finding import Finding, ok, problem, warning
 
-INSTALL = "run `make .venv/.ready` in the project, then `source .venv/bin/activate`"
+# -B: the stamp is there already, and says nothing of what was changed by hand since
+INSTALL = "run `make -B .venv/.ready` in the project, then `source .venv/bin/activate`"
+ANEW = f"remove .venv, then {INSTALL}"  # make keeps its Python, and each package of the right version
 GIB = 1 << 30
 
 
@@ -24,7 +26,7 @@ def check_python(version: str = platform.python_version(), package: str = "cfpp"
         return problem("Python", f"{version}; {package} is not installed for it", INSTALL)
     if version in SpecifierSet(wanted, prereleases=True):
         return ok("Python", version)
-    return problem("Python", f"{version}, needed {wanted}", f"install such a Python; {INSTALL}")
+    return problem("Python", f"{version}, needed {wanted}", f"install such a Python; {ANEW}")
 
 
 def check_packages(requirements: list[str] | None = None) -> Finding:
@@ -57,10 +59,10 @@ def check_torch(load: Callable[[str], Any] = importlib.import_module) -> Finding
         boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2]])
         kept = load("torchvision.ops").nms(boxes, torch.tensor([0.9, 0.8]), 0.5)
     except Exception as error:  # a broken build raises whatever it comes upon
-        return problem("torch", f"does not work: {_line(error)}", f"install the pair anew: {INSTALL}")
+        return problem("torch", f"does not work: {_line(error)}", f"install the pair anew: {ANEW}")
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     if kept.tolist() != [0]:
-        return problem("torch", f"{versions}: torchvision computes nonsense", INSTALL)
+        return problem("torch", f"{versions}: torchvision computes nonsense", ANEW)
     return ok("torch", versions)
 
 

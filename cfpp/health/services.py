@@ -1,5 +1,7 @@
 """Whether what the project speaks to answers: Ray, and the tracking store with its registry."""
 
+import base64
+import http.client
 import importlib.util
 import os
 import socket
@@ -9,13 +11,14 @@ import urllib.error
 import urllib.request
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from cfpp.config import Params
 from cfpp.health.finding import Finding, ok, problem, warning
 from cfpp.health.installation import INSTALL
-from cfpp.registry.provenance import RegistryError, all_versions
+from cfpp.registry.provenance import RegistryError, all_versions, package_cards
 from cfpp.registry.runs import Store, absolute_uri
+from cfpp.restoration.restorer import PARTS
 
 PATIENCE = 5.0  # seconds that a server may take to answer
 RAY_START = 90.0  # seconds that a local Ray may take to start; ten are usual on two cores
@@ -28,7 +31,7 @@ _LOCAL_RAY = (
 
 
 def check_ray(address: str | None, start: bool) -> Finding:
-    """Whether the cluster at `address` answers, or Ray is there for a local one.
+    """Whether `address` answers, or Ray is there for a local cluster.
 
     Args:
         address: RAY_ADDRESS; None or "" for none.
@@ -59,19 +62,21 @@ def check_ray(address: str | None, start: bool) -> Finding:
 
 def _cluster(address: str, version: str) -> Finding:
     url = urlsplit(address if "://" in address else f"//{address}")
+    dashboard = url.scheme in ("http", "https")
     try:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        socket.create_connection((url.hostname or "", port), timeout=PATIENCE).close()
-        if url.scheme in ("http", "https"):
-            with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=PATIENCE) as answer:
-                answer.read()
+        if not dashboard:
+            socket.create_connection((url.hostname or "", url.port or 0), timeout=PATIENCE).close()
+        elif b'"ray_version"' not in _get(f"{address.rstrip('/')}/api/version"):
+            raise ValueError("what answers is no dashboard of Ray's")
     except (OSError, ValueError) as error:
         return problem(
             "Ray",
             f"RAY_ADDRESS {address}: no cluster answers there: {error}",
             "start it (docs/cluster.md), open the tunnel to it, or unset RAY_ADDRESS to compute here",
         )
-    return ok("Ray", f"{version}; a cluster answers at {address}")
+    if dashboard:
+        return ok("Ray", f"{version}; a cluster answers at {address}")
+    return ok("Ray", f"{version}; RAY_ADDRESS {address}: the port is open, what listens there is not checked")
 
 
 def check_tracking(params: Params, root: Path) -> list[Finding]:
@@ -91,8 +96,7 @@ def check_tracking(params: Params, root: Path) -> list[Finding]:
 
 def _server(uri: str) -> Finding:
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PATIENCE) as answer:
-            healthy = answer.read().strip() == b"OK"
+        healthy = _get(f"{uri.rstrip('/')}/health").strip() == b"OK"
     except urllib.error.HTTPError as error:
         return problem(
             "tracking store",
@@ -102,12 +106,37 @@ def _server(uri: str) -> Finding:
     except (OSError, ValueError) as error:
         return problem(
             "tracking store",
-            f"mlflow.tracking_uri {uri} does not answer: {error}",
+            f"mlflow.tracking_uri {uri}: no tracking server answers there: {error}",
             "start the server, open the tunnel to it, or mend mlflow.tracking_uri",
         )
     if not healthy:
         return problem("tracking store", f"{uri} is no MLflow server", "mend mlflow.tracking_uri")
     return ok("tracking store", f"{uri} answers")
+
+
+def _get(url: str) -> bytes:
+    """What a GET of `url` gives, with the user and password in it sent as its clients send them.
+
+    Raises:
+        OSError: no answer, an error's, or one that is not HTTP.
+        ValueError: a malformed address.
+    """
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(parts._replace(netloc=host).geturl())
+    if user:
+        credentials = base64.b64encode(unquote(user).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {credentials}")
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            content: bytes = answer.read()
+    except http.client.InvalidURL as error:
+        raise ValueError(str(error)) from error
+    except http.client.HTTPException as error:
+        raise OSError(
+            f"what answers speaks no HTTP ({type(error).__name__}: {str(error).strip()})"
+        ) from error
+    return content
 
 
 def _database(uri: str) -> Finding:
@@ -144,7 +173,7 @@ def _database(uri: str) -> Finding:
 
 
 def check_champion(params: Params, root: Path) -> Finding:
-    """Whether the registry has a champion, which `cfpp restore` and `cfpp demo` use by default."""
+    """Whether the registry has a champion, which `cfpp restore` and `cfpp demo` use, and its files."""
     name, store = params.mlflow.model_name, Store(absolute_uri(params.mlflow.tracking_uri, root), "")
     try:
         versions = all_versions(store, name)
@@ -152,7 +181,16 @@ def check_champion(params: Params, root: Path) -> Finding:
         return problem("champion", str(error), "mend mlflow.tracking_uri, or the store")
     champion = next((version for version in versions if "champion" in version.aliases), None)
     if champion is not None:
-        return ok("champion", champion.title)
+        parts = [part for part in PARTS if f"{part}.sha256" in champion.tags] or PARTS[1:]
+        cards = package_cards(champion, parts)
+        missing = [part for part in parts if part not in cards]
+        if not missing:
+            return ok("champion", champion.title)
+        return problem(
+            "champion",
+            f"{champion.title}: of its files, those of {', '.join(missing)} cannot be fetched",
+            "bring them back, or run `python -m pipelines.rollback --reason ...`",
+        )
     if not versions:
         return warning("champion", f"no version of {name} yet", "run `dvc repro`")
     return warning(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cfpp.config import MlflowParams
-from cfpp.errors import MendableError
+from cfpp.errors import MendableError, masked
 from cfpp.models.weights import CARD_FILE, Card, read_card
 from cfpp.registry.runs import Store, absolute_uri
 
@@ -181,7 +181,8 @@ def answering(uri: str) -> Iterator[None]:
     try:
         yield
     except (mlflow.MlflowException, SQLAlchemyError) as error:
-        raise RegistryError(f"mlflow.tracking_uri {uri}: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise RegistryError(masked(f"mlflow.tracking_uri {uri}: {reason}")) from error
 
 
 def _version(found: Any, aliases: dict[str, str]) -> Version:

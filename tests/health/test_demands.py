@@ -1,6 +1,9 @@
 """What the params ask of a machine, against machines that have it and such that do not."""
 
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from cfpp.health import demands
 from cfpp.health.finding import Level
@@ -51,10 +54,28 @@ def test_dockers_shared_memory_is_too_small_for_ray_and_for_loader_processes() -
 def test_room_on_the_disk(tmp_path: Path) -> None:
     findings = list(demands.check_disk(params_with(), tmp_path / "not/yet", 480))
     assert {finding.subject for finding in findings} >= {"disk, project", "disk, temporary files"}
-    assert demands.check_room("project", tmp_path, 0).level is not Level.PROBLEM
-    full = demands.check_room("project", tmp_path / "not/yet", 1 << 60)
+    assert demands.check_room("project", tmp_path, 0, "").level is not Level.PROBLEM
+    full = demands.check_room("project", tmp_path / "not/yet", 1 << 60, "move it")
     assert full.level is Level.PROBLEM
-    assert "make room" in full.remedy
+    assert full.remedy == "make room, or move it"
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system")
+def test_each_full_place_is_told_what_moves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demands.shutil, "disk_usage", lambda path: SimpleNamespace(total=9, used=9, free=0))
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[cache]\n    dir = /dev/shm/no-such-cache\n")
+    found = {finding.subject: finding for finding in demands.check_disk(params_with(), tmp_path, 480)}
+    assert "/dev/shm/no-such-cache" in found["disk, DVC cache"].message
+    for place, mover in (
+        ("project", "storage.root"),
+        ("DVC cache", "`dvc cache dir`"),
+        ("temporary files", "TMPDIR"),
+    ):
+        finding = found[f"disk, {place}"]
+        assert finding.level is Level.PROBLEM
+        assert mover in finding.remedy
+        assert ("storage.root" in finding.remedy) == (place == "project")
 
 
 def test_the_data_of_the_embedded_demo_take_what_was_measured() -> None:

@@ -1,14 +1,19 @@
 """Python, packages, torch and GPU, each in a good and in a bad state."""
 
 import importlib
+import re
+import shutil
+import subprocess
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cfpp.health.finding import Level
 from cfpp.health.installation import check_gpu, check_packages, check_python, check_torch
+from tests.health.altered import PARAMS_FILE
 
 
 def test_python_is_held_against_what_the_package_asks_for() -> None:
@@ -16,7 +21,24 @@ def test_python_is_held_against_what_the_package_asks_for() -> None:
     old = check_python("3.9.1")
     assert old.level is Level.PROBLEM
     assert "3.9.1, needed" in old.message
-    assert "make .venv/.ready" in check_python(package="no-such-package-here").remedy
+    assert "remove .venv" in old.remedy  # make would keep it, with its Python
+    assert check_python(package="no-such-package-here").level is Level.PROBLEM
+
+
+def test_what_is_to_be_run_installs_though_it_was_installed_before(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-uv.lock"):
+        shutil.copy(PARAMS_FILE.parent / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/.ready").touch()
+    command = re.findall(r"`(make [^`]*)`", check_packages(["no-such-package-here"]).remedy)
+    done = subprocess.run(
+        [*command[0].split(), "--dry-run", "PYTHON=python3"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "uv pip sync" in done.stdout
 
 
 def test_packages_that_are_missing_or_of_another_version_are_named() -> None:
