@@ -23,6 +23,7 @@ cfpp registry history        say who was champion when, by whom and why
 """
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -48,7 +49,9 @@ _SILENT = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAG
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command; returns its exit code: 0 done, 1 not, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(prog="cfpp", description="CodeFormer++ pipelines")
     commands = parser.add_subparsers(dest="command", required=True)
     tools = (params, doctor, faces, testset, evaluate, prior, controlled, audit, weights)
@@ -64,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MendableError, OSError) as error:  # what is wrong with a file or a disk can be mended, too
         print(f"cfpp {options.command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"cfpp {options.command}: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
