@@ -23,6 +23,7 @@ cfpp registry history        say who was champion when, by whom and why
 """
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -44,7 +45,14 @@ from cfpp.commands import (
 )
 from cfpp.errors import MendableError
 
-_SILENT = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0"}
+# Unless the user says otherwise: no usage statistics leave the machine, and a tracking server that is down is
+# given up soon, for somebody waits; MLflow itself tries for four minutes.
+_DEFAULTS = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,9 +66,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command; returns its exit code: 0 done, 1 not, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = build_parser().parse_args(arguments)
-    for name, value in _SILENT.items():  # no usage statistics leave the machine, unless the user says so
+    for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -68,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MendableError, OSError) as error:  # what is wrong with a file or a disk can be mended, too
         print(f"cfpp {options.command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"cfpp {options.command}: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

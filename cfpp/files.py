@@ -13,10 +13,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes ``path`` in one step, flushed to the disk, when the block ends.
 
     After an error in the block, ``path`` is as it was and what was written is gone; after a kill it stays,
-    under a name that ends in .tmp and is nobody else's. Missing folders above ``path`` are made.
+    under a name that is nobody else's and ends as the name of ``path`` does, and in .tmp. Missing folders
+    above ``path`` are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    # 60 characters are at most 240 bytes: the name of path may itself have the 255 that a file system takes
+    partial = path.with_name(f"{uuid.uuid4().hex[:8]}.{path.name[-60:]}.tmp")
     try:
         yield partial
         with partial.open("rb") as file:

@@ -1,6 +1,8 @@
 """The commands, through the front door."""
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from cfpp.config import load_params
 from cfpp.data.manifest import Manifest, ShardRow, shard_path
 from cfpp.data.pictures import encode_png
 from cfpp.data.shards import write_shard
+from cfpp.data.work_list import WorkList
 from cfpp.models.face_detector import FaceDetector, Faces
 from cfpp.restoration.restorer import Restorer
 from cfpp.synthesis.degraded import degrader
@@ -140,6 +143,7 @@ def test_a_restoration_that_cannot_begin_says_why(
         (["in", "in/out", "--aligned"], "lies in the input folder"),
         (["in/a.png", "in", "--aligned"], "would replace the input"),
         (["in", "file", "--aligned"], "file: nothing can be written there"),
+        (["in", "new/x/../out", "--aligned", "--model", "none"], "none: no such model version"),
         (["empty", "out"], "no pictures"),
         (["in", "out", "--size", "100"], "--size is for --aligned"),
         (["in", "out", "--w", "1.5"], "--w: must be 0 to 1"),
@@ -150,8 +154,41 @@ def test_a_restoration_that_cannot_begin_says_why(
         assert main(["restore", *arguments]) == 1
         error = capsys.readouterr().err
         assert re.search(reason, error), error
-        assert not list(tmp_path.rglob("out/*"))
+        assert not list(tmp_path.rglob("out"))
     assert Path("file").read_bytes() == b"mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"params.yaml", "in", "empty", "file"}
+
+
+def test_a_side_by_side_picture_does_not_meet_a_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces(tmp_path / "in", "a.png")
+    faces(tmp_path / "in/compare", "a.png.jpg")
+    assert restore(tmp_path / "in", tmp_path / "out", "--aligned", "--model", "none", "--compare") == 1
+    assert re.search(r"in/compare/a\.png\.jpg: its result would be a side-by-side", capsys.readouterr().err)
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(WorkList, "plan", lambda *inputs: signal.raise_signal(signal.SIGINT))
+    assert restore(tmp_path / "in", tmp_path / "out") == 130
+    assert capsys.readouterr().err == "cfpp restore: interrupted\n"
+
+
+def test_names_that_are_long_or_no_text_are_restored_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> None:
+    models = write_models(tmp_path / "models")
+    bad, long = os.fsdecode(b"\xff\xfe.png"), f"{'x' * 251}.png"
+    faces(tmp_path / "in", long, "good.png")
+    (tmp_path / "in" / bad).write_bytes(b"no picture")
+    (tmp_path / "in" / os.fsdecode(b"\xff.txt")).write_bytes(b"")
+    assert restore(tmp_path / "in", tmp_path / "out", "--aligned", "--model", models) == 1
+    told = capsys.readouterr().out  # strict UTF-8
+    assert "restored: 2, faces: 2; copied: 0; skipped: 0; failed: 1" in told
+    assert r"\udcff\udcfe.png: not a picture" in told
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {long, "good.png"}
 
 
 def test_a_folder_prior_is_fed_and_its_pictures_are_restored_by_name(
@@ -184,6 +221,9 @@ def test_a_folder_prior_is_fed_and_its_pictures_are_restored_by_name(
     assert restore(*again, "--gp", "gp") == 1
     assert "gp/k.0.png: not a picture" in capsys.readouterr().out
     Path("gp/k.0.png").unlink()
+    assert restore(*again, "--gp", "gp") == 1
+    assert "gp: holds 0 pictures called k.0" in capsys.readouterr().out
+    os.mkfifo("gp/k.0.png")  # to read it would never end
     assert restore(*again, "--gp", "gp") == 1
     assert "gp: holds 0 pictures called k.0" in capsys.readouterr().out
     assert restore(*again, "--aligned") == 1

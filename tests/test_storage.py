@@ -86,6 +86,17 @@ def test_a_failed_write_leaves_what_was_there(place: Place) -> None:
     assert storage.names_under(place) == ["x"]
 
 
+def test_the_longest_name_can_be_written_and_its_ending_is_told_until_then(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 251}.tar"
+    with storage.replacing(path) as partial:
+        partial.write_bytes(b"whole")
+        assert partial.name.endswith(".tar.tmp")  # cfpp verify --absent looks into these
+        assert partial.parent == tmp_path
+    assert path.read_bytes() == b"whole"
+    put(tmp_path / (63 * "\U0001f923"), b"")  # 252 bytes
+    assert len([*tmp_path.iterdir()]) == 2
+
+
 def test_an_interrupt_leaves_the_old_object_or_the_new_one(s3: S3Path, tmp_path: Path) -> None:
     old, new = b"old" * 1000, b"new" * 1000
     put(s3 / "table", old)

@@ -5,6 +5,7 @@ import os
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,10 @@ def _restore(options: argparse.Namespace) -> None:
 
 
 def _check_output(out: Path, compare: Path | None, plan: "WorkList") -> None:
-    """Refuse an output folder where nothing can be written before a model is loaded for it."""
+    """Refuse an output folder where nothing can be written before a model is loaded for it.
+
+    It is left as it was found: a start that fails after this makes no folder.
+    """
     from cfpp.restoration.stream import compare_path
 
     if compare is not None:
@@ -118,6 +122,7 @@ def _check_output(out: Path, compare: Path | None, plan: "WorkList") -> None:
         for work in plan.works:
             if work.target in beside:
                 raise MendableError(f"{work.source}: its result would be a side-by-side picture's; rename it")
+    made = [folder for folder in (out, *out.parents) if not os.path.lexists(folder)]
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -126,6 +131,10 @@ def _check_output(out: Path, compare: Path | None, plan: "WorkList") -> None:
         raise MendableError(
             f"{out}: nothing can be written there: {error.strerror}; choose another output folder"
         ) from error
+    finally:
+        for folder in made:
+            with suppress(OSError):  # never made, or no longer empty
+                folder.rmdir()
 
 
 def _open(reference: str | None, device: str | None) -> "Opened":
@@ -137,7 +146,6 @@ def _open(reference: str | None, device: str | None) -> "Opened":
     if reference is not None and Path(reference).is_dir():
         return open_folder(Path(reference), place)
     params = load_params().mlflow
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # somebody waits; by default, four minutes
     try:
         return open_restorer(reference or f"models:/{params.model_name}@champion", params, Path(), place)
     except RegistryError as error:

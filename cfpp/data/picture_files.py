@@ -1,15 +1,15 @@
 """Pictures as files: the pixels, and all that goes with them into a changed copy.
 
 The copy has the format of the file that it is made of. EXIF, the colour profile, the resolution, XMP, PNG's
-texts and the alpha channel go with it where that format has them; the EXIF thumbnail, which would show the
-picture before the change, does not, nor does IPTC.
+texts and colour space and the alpha channel go with it where that format has them; the EXIF thumbnail, which
+would show the picture before the change, does not, nor does a JPEG's IPTC.
 """
 
 import io
 import re
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ _JPEG_SEGMENT = 65_533  # bytes that one of JPEG's segments can hold
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[2-8]")
 _NETPBM = re.compile(rb"P[2356]" + 2 * rb"(?:\s|#.*\n)+\d+" + rb"(?:\s|#.*\n)+(\d+)")  # its white
 _PNG_XMP, _PNG_EXIF_TEXT = "XML:com.adobe.xmp", "Raw profile type exif"
+_PNG_COLOURS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
+_IPTC = 0x0404  # of Photoshop's resources in a JPEG
 # Those of TIFF's tags that tell of the picture, not of how its pixels are stored.
 _TIFF_TAGS = (270, 271, 272, 305, 306, 315, 316, 700, 33432, 33723)
 _TIFF_DIRECTORIES = (34665, 34853)  # EXIF, GPS
@@ -153,12 +155,14 @@ def _extras(image: Image.Image, kind: str, data: bytes, notes: list[str]) -> dic
         extras["exif"] = upright_exif(extras["exif"])
     if kind == "JPEG":
         extras |= {"quality": 95, "subsampling": 0}
+        if _IPTC in info.get("photoshop", {}):
+            notes.append("IPTC dropped")
         for name in ("exif", "xmp", "comment"):
             if len(extras.get(name, b"")) > _JPEG_SEGMENT:
                 del extras[name]
                 notes.append(f"{name} dropped: longer than Pillow can write")
     elif kind == "PNG":
-        extras["pnginfo"] = _texts(image)
+        extras["pnginfo"] = _png_info(image, data)
     elif kind == "WEBP":
         extras |= {"quality": 95, "lossless": data[12:16] == b"VP8L" or b"VP8L" in data[30:], "exact": True}
     elif kind == "TIFF":
@@ -194,14 +198,27 @@ def upright_xmp(xmp: bytes) -> bytes:
     return _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
 
 
-def _texts(image: Image.Image) -> PngInfo:
-    texts = PngInfo()
+def _png_info(image: Image.Image, data: bytes) -> PngInfo:
+    """The colour space and the texts of a PNG; Pillow writes no sRGB beside a colour profile."""
+    kept = PngInfo()
+    for name, content in _png_chunks(data):
+        if name in _PNG_COLOURS:
+            kept.add(name, content)
     for name, text in getattr(image, "text", {}).items():
         if name == _PNG_XMP:
-            texts.add_itxt(name, upright_xmp(text.encode()).decode())
+            kept.add_itxt(name, upright_xmp(text.encode()).decode())
         elif name != _PNG_EXIF_TEXT:
-            texts.add_text(name, text)
-    return texts
+            kept.add_text(name, text)
+    return kept
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and content of each chunk before the pixels of a PNG that Pillow has read."""
+    place = 8
+    while (name := data[place + 4 : place + 8]) not in (b"IDAT", b""):
+        [length] = struct.unpack_from(">I", data, place)
+        yield name, data[place + 8 : place + 8 + length]
+        place += length + 12
 
 
 def _described(exif: Image.Exif) -> Image.Exif:

@@ -3,6 +3,7 @@
 import glob
 import itertools
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class WorkList:
 
     Attributes:
         works: in the order of the inputs, and by name within a folder.
-        missing: each input, or folder within one, that cannot be had, and why.
+        missing: each input, or folder or picture within one, that cannot be had, and why.
         ignored: files inside of folders that are no pictures by their names.
     """
 
@@ -53,6 +54,8 @@ class WorkList:
     def plan(cls, inputs: Sequence[str], out: Path) -> "WorkList":
         """List the pictures of the inputs, folders recursively, and where each one's result goes.
 
+        Links are followed. A file that two inputs name for one result is listed once.
+
         Args:
             inputs: files, folders, or patterns such as `photos/**/*.jpg`.
             out: folder; a file keeps its name there, and one from within a folder its relative path.
@@ -61,45 +64,75 @@ class WorkList:
             WorkListError: the output is, or lies in, an input folder; two files would have one result;
                 or a result would replace an input.
         """
-        works: list[Work] = []
+        works: dict[tuple[Path, Path], Work] = {}
         missing: dict[str, str] = {}
         ignored: list[Path] = []
+
+        def add(file: Path, name: Path) -> None:
+            if fault := _fault(file):
+                missing[str(file)] = fault
+            else:
+                works.setdefault((file.resolve(), name), Work(file, name, out / name))
+
         for text in inputs:
             path = Path(text)
             if path.is_dir():
-                _refuse_inside(out, path)
-                for inner in _files(path, missing):
+                for inner in _files(path, out, missing):
                     if inner.suffix.lower() in SUFFIXES | _OTHERS and not inner.name.startswith("."):
-                        name = inner.relative_to(path)
-                        works.append(Work(inner, name, out / name))
+                        add(inner, inner.relative_to(path))
                     else:
                         ignored.append(inner)
+            elif os.path.lexists(path):
+                add(path, Path(path.name))
             else:
-                found = [path] if os.path.lexists(path) else _matches(text, out)
-                works += [Work(file, Path(file.name), out / file.name) for file in found]
-                if not found:
-                    missing[text] = "no such file or folder"
-        _check(works)
-        return cls(tuple(works), missing, tuple(ignored))
+                files, folders = _matches(text, out)
+                for file in files:
+                    add(file, Path(file.name))
+                if not files:
+                    missing[text] = (
+                        f"finds only folders, such as {folders[0]}; name the folder instead"
+                        if folders
+                        else "no such file or folder"
+                    )
+        _check([*works.values()])
+        return cls(tuple(works.values()), missing, tuple(ignored))
 
 
-def _files(folder: Path, missing: dict[str, str]) -> Iterator[Path]:
+def _files(
+    folder: Path, out: Path, missing: dict[str, str], above: frozenset[Path] = frozenset()
+) -> Iterator[Path]:
+    """Every file of a folder, links followed; a link to a folder that it lies in has nothing new."""
+
     def note(error: OSError) -> None:
         missing[str(error.filename)] = f"cannot be listed: {error.strerror}"
 
-    for parent, folders, files in os.walk(folder, onerror=note):
-        folders.sort()
-        yield from (Path(parent, name) for name in sorted(files))
+    if (here := folder.resolve()) in above:
+        return
+    _refuse_inside(out, folder)
+    _, folders, files = next(os.walk(folder, onerror=note), ("", [], []))
+    yield from (folder / name for name in sorted(files))
+    for name in sorted(folders):
+        yield from _files(folder / name, out, missing, above | {here})
 
 
-def _matches(pattern: str, out: Path) -> list[Path]:
-    """The files that a pattern finds; folders are not entered but by the pattern itself."""
+def _fault(file: Path) -> str:
+    """Why a file cannot be read; "" where that can be tried. Opening a pipe would wait for its other end."""
+    try:
+        regular = stat.S_ISREG(file.stat().st_mode)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "" if regular else "no regular file but a pipe, a socket or a device"
+
+
+def _matches(pattern: str, out: Path) -> tuple[list[Path], list[Path]]:
+    """The files and the folders that a pattern finds; folders are not entered but by the pattern itself."""
     found = glob.glob(pattern, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute patterns)
-    files = sorted(path for path in map(Path, found) if not path.is_dir())
+    folders = sorted(path for path in map(Path, found) if path.is_dir())
+    files = sorted({*map(Path, found)} - {*folders})
     steps = itertools.takewhile(lambda part: not _MAGIC.intersection(part), Path(pattern).parts[:-1])
     if any(file.resolve().is_relative_to(out.resolve()) for file in files):
         _refuse_inside(out, Path(*steps))
-    return files
+    return files, folders
 
 
 def _refuse_inside(out: Path, folder: Path) -> None:

@@ -127,7 +127,9 @@ class WholePhotographs:
 
 def _same_stem(folder: Path, stem: str) -> Path:
     """The picture in `folder` that is called so, whatever its suffix."""
-    found = [other for other in folder.glob(f"{glob.escape(stem)}.*") if other.stem == stem]
+    found = [
+        other for other in folder.glob(f"{glob.escape(stem)}.*") if other.stem == stem and other.is_file()
+    ]
     if len(found) != 1:
         raise RestoreError(f"{folder}: holds {len(found)} pictures called {stem}, expected one")
     return found[0]

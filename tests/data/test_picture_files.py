@@ -108,6 +108,54 @@ def test_lossless_files_stay_so_with_alpha_and_grey(kind: str, tmp_path: Path) -
         np.testing.assert_array_equal(np.asarray(image), alpha)
 
 
+def png_chunks(data: bytes) -> dict[bytes, bytes]:
+    found, place = {}, 8
+    while place < len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        found.setdefault(name, data[place + 8 : place + 8 + length])
+        place += length + 12
+    return found
+
+
+COLOURS = {  # Display P3, as four chunks tell it
+    b"gAMA": struct.pack(">I", 45455),
+    b"cHRM": struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000),
+    b"sRGB": b"\0",
+    b"cICP": bytes([12, 13, 0, 1]),
+}
+
+
+@pytest.mark.parametrize("profile", [None, PROFILE])
+def test_the_colour_space_of_a_png_stays(profile: bytes | None, tmp_path: Path) -> None:
+    info = PngInfo()
+    for name, content in COLOURS.items():
+        info.add(name, content)
+    data = stored(Image.fromarray(picture()), "PNG", pnginfo=info, icc_profile=profile)
+    image = written(data, tmp_path)
+    found = png_chunks((tmp_path / "x.tmp").read_bytes())
+    kept = {name: content for name, content in COLOURS.items() if profile is None or name != b"sRGB"}
+    assert {name: found[name] for name in COLOURS if name in found} == kept
+    assert [*found].index(b"cICP") < [*found].index(b"IDAT")
+    assert image.info.get("icc_profile") == profile
+    grey = written(stored(Image.fromarray(picture()[..., 0]), "PNG", pnginfo=info), tmp_path)
+    assert (grey.mode, grey.info["gamma"]) == ("L", 0.45455)
+    written(stored(Image.fromarray(picture()), "PNG"), tmp_path)
+    assert not {*png_chunks((tmp_path / "x.tmp").read_bytes())} & {*COLOURS}
+
+
+def test_the_iptc_of_a_jpeg_is_dropped_and_it_is_said(tmp_path: Path) -> None:
+    def with_resource(code: int) -> bytes:
+        caption = b"\x1c\x02\x78\x00\x06garden"
+        resource = b"8BIM" + struct.pack(">H2xI", code, len(caption)) + caption + b"\0"
+        segment = b"Photoshop 3.0\0" + resource
+        plain = stored(Image.fromarray(picture()), "JPEG")
+        return plain[:2] + b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment + plain[2:]
+
+    assert read_picture_file(with_resource(0x0404)).note == "IPTC dropped"
+    assert read_picture_file(with_resource(0x03ED)).note == ""
+    assert "photoshop" not in written(with_resource(0x0404), tmp_path).info
+
+
 def test_a_jpeg_is_written_fine_and_without_coarser_colours(tmp_path: Path) -> None:
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[:, ::2] = (200, 30, 30)  # colours that 4:2:0 would mix

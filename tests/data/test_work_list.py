@@ -1,5 +1,7 @@
 """Which files are read, and where their results go."""
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,65 @@ def test_files_folders_and_patterns() -> None:
     assert targets("in/[1].png") == ["out/[1].png"]
 
 
+def test_linked_folders_are_searched_and_no_loop_is_entered(inputs: Path) -> None:
+    (inputs / "far/more").mkdir(parents=True)
+    (inputs / "far/more/d.png").write_bytes(b"")
+    Path("in/linked").symlink_to(inputs / "far")
+    Path("in/sub/up").symlink_to(inputs / "in")  # straight back
+    Path("far/back").symlink_to(inputs / "in")  # and through another folder
+    Path("in/twice").symlink_to(inputs / "far/more")
+    plan = WorkList.plan(["in"], Path("out"))
+    assert [work.name.as_posix() for work in plan.works] == [
+        "a.jpg",
+        "linked/more/d.png",
+        "sub/b.PNG",
+        "sub/deep/c.gif",
+        "twice/d.png",
+    ]
+    assert plan.missing == {}
+    with pytest.raises(WorkListError, match="lies in the input folder in/linked"):
+        WorkList.plan(["in"], Path("far/out"))
+
+
+@pytest.mark.usefixtures("inputs")
+def test_only_regular_files_are_read() -> None:
+    os.mkfifo("in/pipe.jpg")
+    Path("in/device.png").symlink_to("/dev/zero")
+    Path("in/broken.png").symlink_to("nowhere")
+    Path("in/good.png").symlink_to(Path("z.png").resolve())
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("in/socket.jpg")
+        plan = WorkList.plan(["in", "in/pipe.jpg", "in/pi*.jpg"], Path("out"))
+    assert [work.name.as_posix() for work in plan.works] == [
+        "a.jpg",
+        "good.png",
+        "sub/b.PNG",
+        "sub/deep/c.gif",
+    ]
+    kind = "no regular file but a pipe, a socket or a device"
+    assert plan.missing == {
+        "in/broken.png": "cannot be read: No such file or directory",
+        "in/device.png": kind,
+        "in/pipe.jpg": kind,
+        "in/socket.jpg": kind,
+    }
+
+
+@pytest.mark.usefixtures("inputs")
+def test_a_file_that_is_named_twice_is_restored_once() -> None:
+    assert targets("z.png", "z*.png", "./z.png", str(Path("z.png").resolve())) == ["out/z.png"]
+    assert targets("in/a.jpg", "in", "in") == ["out/a.jpg", "out/sub/b.PNG", "out/sub/deep/c.gif"]
+
+
+@pytest.mark.usefixtures("inputs")
+def test_a_pattern_that_finds_folders_only_says_so() -> None:
+    missing = WorkList.plan(["i*", "in/s*"], Path("out")).missing
+    assert missing == {
+        "i*": "finds only folders, such as in; name the folder instead",
+        "in/s*": "finds only folders, such as in/sub; name the folder instead",
+    }
+
+
 def test_an_output_that_would_be_read_again_is_refused(inputs: Path) -> None:
     for out in ("in", "in/out", "in/sub/../out"):
         with pytest.raises(WorkListError, match="lies in the input folder in"):
@@ -72,8 +133,6 @@ def test_no_result_replaces_an_input_or_another_result() -> None:
 
 
 def test_a_folder_that_cannot_be_listed_is_named(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     scan = os.scandir
 
     def refusing(path: str) -> object:
