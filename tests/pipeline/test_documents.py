@@ -33,7 +33,6 @@ ELSEWHERE = {
     "python -m pipelines.retrain --now": "tests/pipeline/test_retrain.py",
     "python -m pipelines.submit_retrain": "tests/pipeline/test_jobs.py",
     "RAY_ADDRESS=http://HEAD:8265 dvc repro": "tests/pipeline/test_jobs.py",
-    "ray job submit": "tests/pipeline/test_jobs.py",
 }
 BY_HAND = ("source .venv/bin/activate", "$EDITOR params.yaml", "git diff params.yaml")
 
