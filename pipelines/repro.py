@@ -34,11 +34,8 @@ POLL = 0.25  # seconds
 PATIENCE = 90.0  # seconds in which an interrupted graph ends; a stage that is a Ray job takes 60 to stop it
 CLOSING = 60.0  # seconds in which the host of a graph that was killed ends its stages and closes its runs
 
-_DVC_LOCK, _DVC_LOCK_COPY, _DVC_LOCK_CUT = (
-    Path("dvc.lock"),
-    Path(".cfpp/dvc.lock"),
-    Path(".cfpp/dvc.lock.cut"),
-)
+_DVC_LOCK, _DVC_LOCK_COPY = Path("dvc.lock"), Path(".cfpp/dvc.lock")
+_DVC_LOCK_CUT = Path(".cfpp/dvc.lock.cut")
 _RWLOCK = Path(".dvc/tmp/rwlock")
 
 

@@ -180,6 +180,7 @@ class Retrain:
 
     def _report(self, attempt: Attempt) -> int:
         attempt = attempt.done(0.0)
+        self.lock.check()
         text = write_report(attempt, self.root)
         self._write(self.state.finish())
         log.info("version %s: %s\n%s", attempt.version, attempt.decision, text)

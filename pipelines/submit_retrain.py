@@ -3,8 +3,8 @@
     python -m pipelines.submit_retrain --address http://HEAD:8265 --project /home/ubuntu/cfpp --period week
 
 The submission id is of the period and the project (`retrain-2026-w48-` and a hash of --project), so that of
-two schedules that fire, or one that fires twice, the second finds the first one's job and watches it. A period
-whose job failed is not tried again but with --again. Needs Ray and nothing else of the project's packages.
+two schedules that fire, or one that fires twice, the second finds the first one's job and watches it. A
+period whose job failed is not tried again but with --again. Needs Ray and nothing else of the project's packages.
 
 Exit codes: retrain's own; 5 when the job still runs after --wait hours.
 """

@@ -194,6 +194,7 @@ def test_the_pod_s_script_brings_new_code_and_keeps_what_runs_have_made(tmp_path
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = ["bash", str(image / "deploy/kuberay/retrain.sh"), str(work)]
     commit()
+    (tmp_path / "volume/cfpp.partial/.git").mkdir(parents=True)  # of a clone that was killed
     subprocess.run([*command, "--now"], check=True, env=environment)
     assert (work / "ran").read_text() == "first --now"
     (work / ".cfpp").mkdir()
