@@ -35,6 +35,7 @@ PATIENCE = 90.0  # seconds in which an interrupted graph ends; a stage that is a
 CLOSING = 60.0  # seconds in which the host of a graph that was killed ends its stages and closes its runs
 
 _DVC_LOCK, _DVC_LOCK_COPY = Path("dvc.lock"), Path(".cfpp/dvc.lock")
+_DVC_LOCK_CUT = Path(".cfpp/dvc.lock.cut")
 _RWLOCK = Path(".dvc/tmp/rwlock")
 
 
@@ -174,16 +175,19 @@ def marked(root: Path) -> list[psutil.Process]:
 
 
 def end(leader: int, alive: Callable[[], bool]) -> None:
-    """End a process group as Ctrl-C does; by force when that takes too long."""
+    """End a process group as Ctrl-C does; by force when that takes too long, or at a second Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(leader, number)
-        deadline = time.monotonic() + PATIENCE
-        while alive() and time.monotonic() < deadline:
-            time.sleep(POLL)
-        if not alive():
-            return
-        log.warning("process %d has not ended within %.0f s", leader, PATIENCE)
+        try:
+            with suppress(ProcessLookupError):
+                os.killpg(leader, number)
+            deadline = time.monotonic() + PATIENCE
+            while alive() and time.monotonic() < deadline:
+                time.sleep(POLL)
+            if not alive():
+                return
+            log.warning("process %d has not ended within %.0f s", leader, PATIENCE)
+        except KeyboardInterrupt:
+            log.warning("interrupted again: not waiting for process %d", leader)
 
 
 def explain(path: Path, start: int, command: str, code: int) -> str:
@@ -213,31 +217,43 @@ def mend(root: Path) -> None:
         if _sound(lock):
             with replacing(copy) as partial:
                 partial.write_bytes(lock.read_bytes())
-        elif copy.exists():
-            log.warning("%s was cut short by a kill: taking the one of before", lock)
-            with replacing(lock) as partial:
-                partial.write_bytes(copy.read_bytes())
         else:
-            log.warning("%s was cut short by a kill: removed, dvc makes another", lock)
-            lock.unlink()
+            with replacing(root / _DVC_LOCK_CUT) as partial:
+                partial.write_bytes(lock.read_bytes())
+            instead = "taking the one of before" if copy.exists() else "dvc makes another"
+            log.warning("%s was cut short by a kill: kept as %s, %s", lock, _DVC_LOCK_CUT, instead)
+            if copy.exists():
+                with replacing(lock) as partial:
+                    partial.write_bytes(copy.read_bytes())
+            else:
+                lock.unlink()
     rwlock = root / _RWLOCK
     if rwlock.exists() and not any(_is_dvc(pid) for pid in _holders(rwlock)):
         rwlock.unlink()
 
 
 def _sound(lock: Path) -> bool:
-    """Whether dvc can read a dvc.lock."""
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    """Whether a dvc.lock is whole, as far as can be seen.
+
+    It ends with a line's end, dvc can read it, it has a stage, and every file or folder in it has its hash. A
+    file that was cut right behind an entry passes: then all that it says is true, and the stage that it
+    breaks off in, and those that follow, are as if they had not been run.
+    """
+    from dvc.schema import CHECKSUMS_SCHEMA, COMPILED_LOCKFILE_SCHEMA
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
     from voluptuous import Invalid
 
     try:
-        tree = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))
-        COMPILED_LOCKFILE_SCHEMA(tree)
+        text = lock.read_text(encoding="utf-8")
+        tree = COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(text))
     except (ValueError, YAMLError, Invalid):
         return False
-    return bool(tree)
+    stages = tree.get("stages", {}).values()  # a file without any is of no use, and dvc writes none
+    entries = [entry for stage in stages for kind in ("deps", "outs") for entry in stage.get(kind, ())]
+    # what a cloud has a version of, or is a data set, has its hash elsewhere
+    hashed = {*map(str, CHECKSUMS_SCHEMA), "cloud", "files", "dataset"}
+    return text.endswith("\n") and bool(stages) and all(hashed & entry.keys() for entry in entries)
 
 
 def _holders(rwlock: Path) -> Sequence[int]:

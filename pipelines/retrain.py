@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--now", action="store_true", help="do not ask whether there is a reason")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's & has it ignored, here and below
+        signal.signal(number, signal.default_int_handler)
     try:
         params, root = load_params(), Path.cwd()
         with held(root, params.retrain.stale_after_hours) as lock:
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LockedError as error:
         log.error("retrain: %s", error)
         return LOCKED
-    except MendableError as error:
+    except (MendableError, OSError) as error:  # such as a full disk
         log.error("retrain: %s", error)
         return FAILED
 
@@ -130,13 +131,16 @@ class Retrain:
             except BaseException as error:
                 interrupted = isinstance(error, KeyboardInterrupt)
                 why = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
-                self._save(attempt=attempt.stopped(time.monotonic() - begin, why[:2000]))
-                if isinstance(error, MendableError):
+                try:
+                    self._save(attempt=attempt.stopped(time.monotonic() - begin, why[:2000]))
+                except OSError as unsaved:  # the state of before still says where to go on
+                    log.warning("could not write down why it stopped: %s", unsaved)
+                if isinstance(error, MendableError | OSError):
                     raise self._failure(attempt.step, attempt.id, error) from error
                 raise
         return self._report(attempt)
 
-    def _failure(self, step: str, name: str, error: MendableError) -> RetrainError:
+    def _failure(self, step: str, name: str, error: Exception) -> RetrainError:
         champion = "the champion is untouched"
         if step == "gate":  # it may have failed right after the promotion
             champion = "cfpp registry history says who is champion"
@@ -155,15 +159,18 @@ class Retrain:
         begin = time.monotonic()
         self._dvc(attempt.id).run("repro")
         registered = json.loads((self.root / REGISTERED).read_text(encoding="utf-8"))
-        return attempt.done(time.monotonic() - begin, version=str(registered["version"]))
+        return attempt.done(
+            time.monotonic() - begin,
+            version=str(registered["version"]),
+            manifest=file_hash(self.root / MANIFEST),
+        )
 
     def _step_gate(self, attempt: Attempt) -> Attempt:
         from pipelines.promote import promote
 
-        self.lock.signed = 0.0
-        self.lock.sign()  # the lock is still ours: nobody else promotes
         begin = time.monotonic()
-        outcome = promote(self.params, self.root, reference=attempt.version)
+        with self.lock.signing():  # the lock is still ours: nobody else promotes
+            outcome = promote(self.params, self.root, reference=attempt.version)
         return attempt.done(
             time.monotonic() - begin,
             decision=outcome.decision,
@@ -173,9 +180,9 @@ class Retrain:
 
     def _report(self, attempt: Attempt) -> int:
         attempt = attempt.done(0.0)
+        self.lock.check()
         text = write_report(attempt, self.root)
-        self.state = self.state.finish(file_hash(self.root / MANIFEST))
-        save(self.state, self.root)
+        self._write(self.state.finish())
         log.info("version %s: %s\n%s", attempt.version, attempt.decision, text)
         return REFUSED if attempt.decision == REFUSAL else DONE
 
@@ -197,8 +204,12 @@ class Retrain:
     def _save(self, **facts: Attempt | Child | None) -> None:
         changed: State = replace(self.state, **facts)  # type: ignore[arg-type]
         if changed != self.state:
-            self.state = changed
-            save(changed, self.root)
+            self._write(changed)
+
+    def _write(self, state: State) -> None:
+        self.lock.check()  # else the state is another start's
+        save(state, self.root)
+        self.state = state
 
 
 def find_reason(params: Params, root: Path, state: State) -> tuple[str, str]:

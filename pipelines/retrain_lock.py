@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -74,10 +75,47 @@ class Lock:
         if time.monotonic() - self.signed < SIGN_EVERY:
             return
         self.signed = time.monotonic()
+        self.check()
+        os.utime(self.path)
+
+    def check(self) -> None:
+        """See whether it is still this start's.
+
+        Raises:
+            LockedError: somebody else has taken the lock over.
+        """
         found = read(self.path)
         if found is None or found.token != self.owner.token:
             raise LockedError(f"{self.path}: the lock is no longer this start's, but held by {found}")
-        os.utime(self.path)
+
+    @contextmanager
+    def signing(self) -> Iterator[None]:
+        """Give the signs of life from a thread, while the block does something long that gives none.
+
+        Raises:
+            LockedError: somebody else has taken the lock over, before the block or in it.
+        """
+        over = threading.Event()
+
+        def give() -> None:
+            while not over.wait(SIGN_EVERY / 2):
+                try:
+                    self.sign()
+                except LockedError:
+                    return  # the block's end says so
+                except OSError as error:
+                    log.warning("%s: no sign of life: %s", self.path, error)
+
+        self.signed = 0.0
+        self.sign()
+        thread = threading.Thread(target=give, name="signs of life", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        self.check()
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class Attempt:
         steps: those that have ended.
         starts: how many times the command was started for it.
         version: registered by the graph, once it ran through.
+        manifest: sha256 of the data/shards/manifest.parquet that the graph was run with; "" before.
         decision: of the gate, once it decided.
         table: of the gate, as text.
         record: of the gate.
@@ -50,6 +51,7 @@ class Attempt:
     steps: tuple[Step, ...] = ()
     starts: int = 0
     version: str = ""
+    manifest: str = ""
     decision: str = ""
     table: str = ""
     record: dict[str, Any] | None = None
@@ -75,7 +77,7 @@ class Finished:
 
     Attributes:
         at: seconds since the epoch.
-        manifest: sha256 of data/shards/manifest.parquet.
+        manifest: the attempt's.
     """
 
     id: str
@@ -102,12 +104,12 @@ class State:
     finished: Finished | None = None
     child: Child | None = None
 
-    def finish(self, manifest: str) -> "State":
+    def finish(self) -> "State":
         """After the last step of the attempt."""
         attempt = self.attempt
         assert attempt is not None
-        finished = Finished(attempt.id, time.time(), manifest, attempt.version, attempt.decision)
-        return State(finished=finished)
+        version, decision = attempt.version, attempt.decision
+        return State(finished=Finished(attempt.id, time.time(), attempt.manifest, version, decision))
 
 
 def load(root: Path) -> State:

@@ -2,17 +2,19 @@
 
     python -m pipelines.submit_retrain --address http://HEAD:8265 --project /home/ubuntu/cfpp --period week
 
-The submission id is of the period (`retrain-2026-w48`), so that of two schedules that fire, or one that fires
-twice, the second finds the first one's job and watches it. A period whose job failed is not tried again but
-with --again. Needs Ray and nothing else of the project's packages.
+The submission id is of the period and the project (`retrain-2026-w48-` and a hash of --project), so that of
+two schedules that fire, or one that fires twice, the second finds the first one's job and watches it. A
+period whose job failed is not tried again but with --again. Needs Ray and nothing else of the project's packages.
 
 Exit codes: retrain's own; 5 when the job still runs after --wait hours.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import os
+import posixpath
 import re
 import shlex
 import sys
@@ -38,12 +40,12 @@ class SubmitError(MendableError, RuntimeError):
     """The cluster cannot be reached, or does not take the job."""
 
 
-def period_id(period: str, day: date) -> str:
-    """The submission id of the period that `day` lies in; weeks are ISO 8601's, from Monday."""
-    if period == "week":
-        year, week, _ = day.isocalendar()
-        return f"retrain-{year}-w{week:02d}"
-    return f"retrain-{day:%Y-%m-%d}" if period == "day" else f"retrain-{day:%Y-%m}"
+def period_id(period: str, day: date, project: str) -> str:
+    """The submission id of a project's period that `day` lies in; weeks are ISO 8601's, from Monday."""
+    year, week, _ = day.isocalendar()
+    written = {"day": f"{day:%Y-%m-%d}", "week": f"{year}-w{week:02d}", "month": f"{day:%Y-%m}"}[period]
+    folder = hashlib.sha256(posixpath.normpath(project).encode()).hexdigest()[:8]
+    return f"retrain-{written}-{folder}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Submitter:
 
         Args:
             name: see `period_id`.
-            again: submit another one, NAME-2 and so on, once those of the period have ended.
+            again: submit another one, NAME.2 and so on, once those of the period have ended.
 
         Raises:
             SubmitError: the cluster does not take it.
@@ -74,11 +76,11 @@ class Submitter:
         job = name
         if jobs:
             last = max(jobs)
-            job = name if last == 1 else f"{name}-{last}"
+            job = name if last == 1 else f"{name}.{last}"
             if not again or not jobs[last].is_terminal():
                 log.info("%s is there already: %s", job, jobs[last].value)
                 return job
-            job = f"{name}-{last + 1}"
+            job = f"{name}.{last + 1}"
         try:
             self.client.submit_job(entrypoint=self.entrypoint, submission_id=job)
         except RuntimeError as error:
@@ -118,7 +120,7 @@ class Submitter:
         """The statuses of the period's jobs, by their number from 1."""
         found = {}
         for job in self.client.list_jobs():
-            match = re.fullmatch(rf"{re.escape(name)}(?:-(\d+))?", job.submission_id or "")
+            match = re.fullmatch(rf"{re.escape(name)}(?:\.(\d+))?", job.submission_id or "")
             if match:
                 found[int(match[1] or 1)] = job.status
         return found
@@ -145,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     entrypoint = f"cd {shlex.quote(options.project)} && exec python -m pipelines.retrain{now}"
     try:
         submitter = Submitter(connect(options.address), entrypoint)
-        job = submitter.submit(period_id(options.period, datetime.now(UTC).date()), again=options.again)
+        name = period_id(options.period, datetime.now(UTC).date(), options.project)
+        job = submitter.submit(name, again=options.again)
         return submitter.watch(job, options.wait)
     except MendableError as error:
         log.error("submit_retrain: %s", error)

@@ -1,13 +1,15 @@
 """The schedules of retraining: their files are well formed, and call the command with options that it has."""
 
 import fcntl
+import hashlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from hypothesis import given
@@ -26,16 +28,42 @@ WORKFLOW = REPOSITORY / ".github/workflows/retrain.yml"
 def test_two_days_have_one_id_where_they_share_the_period(day: date, later: int) -> None:
     other = day + timedelta(later)
     monday = day - timedelta(day.weekday())
-    assert (period_id("week", day) == period_id("week", other)) == (other < monday + timedelta(7))
-    assert (period_id("day", day) == period_id("day", other)) == (later == 0)
-    same_month = (day.year, day.month) == (other.year, other.month)
-    assert (period_id("month", day) == period_id("month", other)) == same_month
+
+    def same(period: str) -> bool:
+        return period_id(period, day, "/p") == period_id(period, other, "/p")
+
+    assert same("week") == (other < monday + timedelta(7))
+    assert same("day") == (later == 0)
+    assert same("month") == ((day.year, day.month) == (other.year, other.month))
 
 
 def test_the_ids_are_such_as_people_read() -> None:
-    assert period_id("week", date(2027, 1, 1)) == "retrain-2026-w53"
-    assert period_id("day", date(2027, 1, 1)) == "retrain-2027-01-01"
-    assert period_id("month", date(2027, 1, 1)) == "retrain-2027-01"
+    folder = hashlib.sha256(b"/home/ubuntu/cfpp").hexdigest()[:8]
+    for period, written in (("week", "2026-w53"), ("day", "2027-01-01"), ("month", "2027-01")):
+        name = period_id(period, date(2027, 1, 1), "/home/ubuntu/cfpp/")
+        assert name == f"retrain-{written}-{folder}"
+        assert name != period_id(period, date(2027, 1, 1), "/home/ubuntu/another")
+
+
+def fire_days(first: date, weekday: int, hour: int, zone: str) -> list[tuple[date, date]]:
+    """Of ten years of weekly fires, the local day and the day in UTC."""
+    days = (first + timedelta(7 * week + weekday) for week in range(520))
+    local = (datetime(day.year, day.month, day.day, hour, tzinfo=ZoneInfo(zone)) for day in days)
+    return [(when.date(), when.astimezone(UTC).date()) for when in local]
+
+
+def test_the_weekly_fire_lies_in_the_local_week_and_in_utc_s_in_every_time_zone() -> None:
+    minute, hour, *_, weekday = next(
+        line.split(None, 5)[:5] for line in CRONTAB.read_text().splitlines() if line.startswith("0 ")
+    )
+    assert minute == "0"
+    monday = date(2026, 1, 5)
+    for zone in sorted(available_timezones()):
+        for local, utc in fire_days(monday, int(weekday) - 1, int(hour), zone)[::13]:
+            assert period_id("week", local, "/p") == period_id("week", utc, "/p"), zone
+            # and a fire that is two days late
+            late = utc + timedelta(2)
+            assert period_id("week", late, "/p") == period_id("week", utc, "/p"), zone
 
 
 def submitted(command: str) -> list[str]:
@@ -58,7 +86,7 @@ def test_the_crontab_is_one() -> None:
     minute, hour, day, month, weekday = fields[:5]
     assert 0 <= int(minute) < 60
     assert 0 <= int(hour) < 24
-    assert (day, month, weekday) == ("*", "*", "1")
+    assert (day, month, weekday) == ("*", "*", "3")
     assert "%" not in fields[5]  # cron makes a new line of it
     names = {line.split("=")[0] for line in settings}
     assert set(re.findall(r"\$(\w+)", fields[5])) <= names
@@ -73,7 +101,7 @@ def test_the_units_are_such_as_systemd_takes() -> None:
     assert "TimeoutStartSec=infinity" in SERVICE.read_text()
     when = re.search(r"^OnCalendar=(.*)$", TIMER.read_text(), re.MULTILINE)
     assert when
-    assert when[1].startswith("Mon ")
+    assert re.fullmatch(r"Wed .* UTC", when[1])
     if shutil.which("systemd-analyze"):
         verify = subprocess.run(
             ["systemd-analyze", "verify", "--man=no", SERVICE, TIMER],
@@ -92,8 +120,8 @@ def workflow() -> dict:
     return loaded
 
 
-def test_the_workflow_runs_on_mondays_by_hand_and_not_on_forks(workflow: dict) -> None:
-    assert [item["cron"].split()[2:] for item in workflow["on"]["schedule"]] == [["*", "*", "1"]]
+def test_the_workflow_runs_on_wednesdays_by_hand_and_not_on_forks(workflow: dict) -> None:
+    assert [item["cron"].split()[2:] for item in workflow["on"]["schedule"]] == [["*", "*", "3"]]
     assert set(workflow["on"]) == {"schedule", "workflow_dispatch"}
     assert workflow["permissions"] == {"contents": "read"}
     job = workflow["jobs"]["retrain"]
@@ -166,6 +194,7 @@ def test_the_pod_s_script_brings_new_code_and_keeps_what_runs_have_made(tmp_path
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = ["bash", str(image / "deploy/kuberay/retrain.sh"), str(work)]
     commit()
+    (tmp_path / "volume/cfpp.partial/.git").mkdir(parents=True)  # of a clone that was killed
     subprocess.run([*command, "--now"], check=True, env=environment)
     assert (work / "ran").read_text() == "first --now"
     (work / ".cfpp").mkdir()
@@ -180,6 +209,15 @@ def test_the_pod_s_script_brings_new_code_and_keeps_what_runs_have_made(tmp_path
     assert (work / "dvc.lock").read_text() == "the volume's\n"
     assert (work / "params.yaml").read_text() == "run: 2\n"
     assert (work / ".cfpp/retrain.json").read_text() == "{}"
+    # killed before the volume's dvc.lock was back, and in the middle of git's work
+    (work / "dvc.lock").rename(work / ".cfpp-dvc.lock")
+    (work / "dvc.lock").write_text("the image's\n")
+    (work / ".git/index.lock").touch()
+    (work / "ran").unlink()
+    subprocess.run(command, check=True, env=environment)
+    assert (work / "ran").read_text() == "second "
+    assert (work / "dvc.lock").read_text() == "the volume's\n"
+    assert not (work / ".cfpp-dvc.lock").exists()
     with Path(f"{work}.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)  # as the script of another pod
         done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)

@@ -9,11 +9,18 @@ shift
 mkdir -p "$(dirname "$work")"
 exec 9>"$work.lock"               # held until python ends: nobody changes the code under a run
 flock --nonblock 9 || { echo "retrain: another pod is at work in $work" >&2; exit 4; }
-test -d "$work/.git" || git clone --quiet "$image" "$work"
+if ! test -d "$work/.git"; then   # whole or not at all
+  rm -rf "$work.partial"
+  git clone --quiet "$image" "$work.partial"
+  mv -T "$work.partial" "$work"
+fi
 cd "$work"
+restore() { if test -f .cfpp-dvc.lock; then mv .cfpp-dvc.lock dvc.lock; fi; }
+restore                           # of a pod that was killed in the lines that follow
+find .git -name '*.lock' -delete  # of its git
 git fetch --quiet "$image" HEAD
-if test -f dvc.lock; then cp dvc.lock .cfpp-dvc.lock; fi
+if test -f dvc.lock; then mv dvc.lock .cfpp-dvc.lock; fi
 git reset --quiet --hard FETCH_HEAD
-if test -f .cfpp-dvc.lock; then mv .cfpp-dvc.lock dvc.lock; fi
+restore
 cp "$image/params.yaml" params.yaml
 exec python -m pipelines.retrain "$@"

@@ -251,19 +251,21 @@ def test_a_schedule_that_fires_twice_submits_one_job_and_returns_its_exit_code(
     entrypoint = f"echo x >> {count}; sleep 2; exit $(cat {verdict})"
     fires = [Submitter(client, entrypoint, poll=0.2) for _ in range(4)]
     with ThreadPoolExecutor(len(fires)) as threads:  # at the very same moment
-        jobs = list(threads.map(lambda fire: fire.submit("retrain-2026-w48"), fires))
+        jobs = list(threads.map(lambda fire: fire.submit("retrain-2026-w48-5026df9b"), fires))
         codes = list(threads.map(lambda fire: fire.watch(jobs[0], 1.0), fires))
-    assert set(jobs) == {"retrain-2026-w48"}
+    assert set(jobs) == {"retrain-2026-w48-5026df9b"}
     assert codes == [3, 3, 3, 3]  # of the gate that refused
     assert count.read_text().split() == ["x"]
     verdict.write_text("0")
-    assert fires[0].watch(fires[0].submit("retrain-2026-w48"), 1.0) == 3  # the period has had its run
-    again = fires[0].submit("retrain-2026-w48", again=True)
-    assert again == "retrain-2026-w48-2"
-    assert fires[1].submit("retrain-2026-w48", again=True) == again  # it runs
+    assert (
+        fires[0].watch(fires[0].submit("retrain-2026-w48-5026df9b"), 1.0) == 3
+    )  # the period has had its run
+    again = fires[0].submit("retrain-2026-w48-5026df9b", again=True)
+    assert again == "retrain-2026-w48-5026df9b.2"
+    assert fires[1].submit("retrain-2026-w48-5026df9b", again=True) == again  # it runs
     assert fires[1].watch(again, 0.0) == STILL_RUNS
     assert fires[1].watch(again, 1.0) == 0
-    assert fires[2].submit("retrain-2026-w48") == again
+    assert fires[2].submit("retrain-2026-w48-5026df9b") == again
     assert count.read_text().split() == ["x", "x"]
 
 

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -15,12 +16,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ruamel.yaml import YAML
 
 from cfpp.config import MlflowParams, load_params
 from cfpp.registry.runs import Store
+from pipelines import retrain_lock
 from pipelines.host import Process
-from pipelines.repro import marked, mend
-from pipelines.retrain import find_reason
+from pipelines.repro import end, marked, mend
+from pipelines.retrain import Retrain, find_reason
 from pipelines.retrain_lock import LOCK, LockedError, Owner, held, read
 from pipelines.retrain_state import Attempt, Child, Finished, State, StateError, load, save
 from tests.pipeline.project import REPOSITORY, Project
@@ -119,7 +122,8 @@ def test_a_failing_stage_is_named_the_champion_stays_and_the_next_start_goes_on(
 
 def test_a_second_start_is_refused_and_sigterm_ends_the_graph_in_a_way_that_goes_on(project: Project) -> None:
     (project.folder / "seconds").write_text("5")
-    first = project.start(*RETRAIN, "--now")
+    # as a shell's & does: the graph must still be ended by SIGINT, and without waiting for force
+    first = project.start("sh", "-c", f"trap '' INT; exec {' '.join(RETRAIN)} --now")
     wait_for(lambda: "shard begin" in ledger(project))
     text = project.run(*RETRAIN, "--now", code=4)
     assert f"another retrain is at work: process {first.pid} of " in text
@@ -133,6 +137,46 @@ def test_a_second_start_is_refused_and_sigterm_ends_the_graph_in_a_way_that_goes
     assert (attempt.step, attempt.error) == ("repro", "interrupted")
     assert "shard end" not in ledger(project)
     (project.folder / "seconds").write_text("0.1")
+    project.run(*RETRAIN)
+    whole(project)
+
+
+def test_a_second_interruption_ends_the_graph_by_force() -> None:
+    deaf = ["bash", "-c", "trap '' INT; echo; sleep 60"]
+    process = subprocess.Popen(deaf, start_new_session=True, stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    looks = iter([KeyboardInterrupt()])
+
+    def alive() -> bool:
+        for again in looks:
+            raise again
+        return process.poll() is None
+
+    end(process.pid, alive)
+    assert process.wait(5) == -signal.SIGKILL
+    process.stdout.close()
+
+
+def test_faces_that_come_while_the_gate_measures_are_a_reason_afterwards(project: Project) -> None:
+    gate = project.folder / "pipelines/promote.py"
+    more = 'Path("data/shards/manifest.parquet").write_bytes(b"cy")'
+    gate.write_text(gate.read_text().replace("time.sleep(0.5)", more))
+    project.run(*RETRAIN, "--now")
+    assert (project.folder / "data/shards/manifest.parquet").read_bytes() == b"cy"
+    whole(project)  # what is ticked off is what was trained on
+
+
+def test_what_the_disk_refuses_is_said_and_the_next_start_goes_on(project: Project) -> None:
+    for blocked, step in (("champion", "gate"), ("reports/retrain.md", "report")):
+        (project.folder / blocked).mkdir(parents=True)
+        text = project.run(*RETRAIN, "--now", code=1)
+        assert "Traceback" not in text
+        assert f"ERROR retrain: {'stopped at gate: ' if step == 'gate' else ''}[Errno 21]" in text
+        attempt = load(project.folder).attempt
+        assert attempt
+        assert attempt.step == step
+        (project.folder / blocked).rmdir()
     project.run(*RETRAIN)
     whole(project)
 
@@ -214,6 +258,32 @@ def test_what_a_killed_dvc_leaves_is_mended(project: Project) -> None:
         assert rwlock.exists()
     finally:
         sleeper.kill()
+
+
+def test_a_cut_dvc_lock_that_is_kept_says_nothing_wrong(project: Project) -> None:
+    """After a cut anywhere: what is kept is whole, but for entries at its end; else the copy is taken."""
+    project.run(*RETRAIN, "--now")
+    path = project.folder / "dvc.lock"
+    text = path.read_text()
+    yaml = YAML(typ="safe")
+    stages = yaml.load(text)["stages"]
+    ends = [place + 1 for place, letter in enumerate(text) if letter == "\n"]
+    kept = []
+    for cut in {*ends[:-1], *random.Random(0).sample(range(len(text)), 100)}:
+        path.with_name(".cfpp").joinpath("dvc.lock").write_text(text)
+        path.write_text(text[:cut])
+        mend(project.folder)
+        if (left := path.read_text()) == text:
+            continue
+        assert left == text[:cut]
+        kept.append(cut)
+        for name, stage in yaml.load(left)["stages"].items():
+            for kind in ("deps", "outs"):
+                for found, was in zip(stage.get(kind, []), stages[name].get(kind, []), strict=False):
+                    assert (found["path"], found["md5"]) == (was["path"], was["md5"]), text[:cut]
+    assert kept
+    assert set(kept) <= set(ends)
+    assert (project.folder / ".cfpp/dvc.lock.cut").exists()
 
 
 def test_the_reasons_to_retrain(tmp_path: Path) -> None:
@@ -308,6 +378,35 @@ def test_a_lock_that_was_taken_over_is_noticed_and_not_given_back(tmp_path: Path
         with pytest.raises(LockedError, match="no longer this start's"):
             lock.sign()
     assert path.exists()
+
+
+def test_signs_of_life_are_given_in_a_long_block_and_its_end_says_who_has_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrain_lock, "SIGN_EVERY", 0.05)
+    path = tmp_path / LOCK
+    with held(tmp_path, 2.0) as lock:
+        with lock.signing():
+            os.utime(path, (0, 0))
+            wait_for(lambda: path.stat().st_mtime > 0)
+        other = Owner("elsewhere", "ada", Process(1, 0.0), time.time(), "other")
+        with pytest.raises(LockedError, match="no longer this start's"), lock.signing():
+            write_owner(path, other)
+        reached = []
+        with pytest.raises(LockedError, match="no longer this start's"), lock.signing():
+            reached.append("the gate")
+        assert not reached
+
+
+def test_a_start_that_lost_the_lock_leaves_the_other_s_state_alone(tmp_path: Path) -> None:
+    with held(tmp_path, 2.0) as lock:
+        mine = Retrain(load_params(REPOSITORY / "params.yaml"), tmp_path, lock)
+        write_owner(tmp_path / LOCK, Owner("elsewhere", "ada", Process(1, 0.0), time.time(), "other"))
+        theirs = State(attempt=Attempt("theirs", "--now", 5.0))
+        save(theirs, tmp_path)
+        with pytest.raises(LockedError, match="no longer this start's"):
+            mine._save(attempt=Attempt("mine", "--now", 6.0))
+        assert load(tmp_path) == theirs
 
 
 def _race(root: Path, barrier, winners, over) -> None:
