@@ -4,7 +4,8 @@
 
 The submission id is of the period and the project (`retrain-2026-w48-` and a hash of --project), so that of
 two schedules that fire, or one that fires twice, the second finds the first one's job and watches it. A
-period whose job failed is not tried again but with --again. Needs Ray and nothing else of the project's packages.
+period whose job failed is not tried again but with --again. Needs Ray and nothing else of the project's
+packages.
 
 Exit codes: retrain's own; 5 when the job still runs after --wait hours.
 """
