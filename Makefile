@@ -12,7 +12,7 @@ repro: .venv/.ready
 	dvc repro
 
 test: lint
-	pytest -n 2 --dist loadgroup
+	pytest -n 2 --dist loadfile
 
 lint: .venv/.ready
 	ruff check .

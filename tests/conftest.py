@@ -20,15 +20,6 @@ settings.load_profile("patient")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What goes to one of xdist's processes as a whole: a file; the pipeline's tests, which share a graph."""
-    for item in items:
-        file = item.nodeid.split("::")[0]
-        group = "pipeline" if file.startswith("tests/pipeline/") else file
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of facts, faces and weights beside the repository ($CFPP_SHARED names another)."""
