@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from importlib import metadata
@@ -48,16 +49,18 @@ def check_ray(address: str | None, start: bool) -> Finding:
         return ok("Ray", f"{version}, on this machine; `cfpp doctor --ray` tries to start it")
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
     command = [sys.executable, "-c", _LOCAL_RAY]
+    scratch = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())  # as Ray itself chooses
+    look = f"look into {scratch / 'ray/session_latest/logs'}"
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=RAY_START, check=False
         )
     except subprocess.TimeoutExpired:
-        return problem("Ray", f"{version} did not start within {RAY_START:.0f} s", "look into /tmp/ray")
+        return problem("Ray", f"{version} did not start within {RAY_START:.0f} s", look)
     if "answer 42" in done.stdout:
         return ok("Ray", f"{version} started here and ran a task")
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    return problem("Ray", f"{version} does not start: {last}", "look into /tmp/ray/session_latest/logs")
+    return problem("Ray", f"{version} does not start: {last}", look)
 
 
 def _cluster(address: str, version: str) -> Finding:
